@@ -1,0 +1,1 @@
+//! Portside's userspace: the agent `lbd` and its client `lbctl`.
