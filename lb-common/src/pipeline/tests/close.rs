@@ -1,0 +1,145 @@
+//! The end of connections, and what may come after it from the same port.
+
+use super::world::both;
+
+both!(
+    an_end_is_counted_once,
+    a_reused_client_port_starts_a_new_flow,
+    a_syn_within_a_live_flow_stays_in_it,
+    a_resting_port_is_taken_when_the_client_closed_first,
+    a_port_that_the_target_rests_is_taken_only_by_a_syn_that_it_takes,
+);
+
+mod cases {
+    use crate::{
+        memory::{Families, Memory},
+        pipeline::reclaim,
+        tables::Tables,
+        verdict::Verdict,
+    };
+
+    use super::super::world::{ACK, FIN, In, RST, SYN, World, segment};
+
+    pub(super) fn an_end_is_counted_once<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(8);
+        let client = World::<A>::client(4000, 6);
+        let there = world.establish(&client);
+        world.sends(&client, segment(FIN, 1001, 5001));
+        assert_eq!(world.flows(), (1, 0), "one side");
+        world.sends(&there.reversed(), segment(FIN, 5001, 1002));
+        assert_eq!(world.flows(), (1, 1));
+        world.sends(&there.reversed(), segment(FIN, 5001, 1002));
+        world.sends(&client, segment(FIN, 1001, 5001));
+        world.sends(&client, segment(RST, 1002, 0));
+        world.sends(&there.reversed(), segment(RST, 5002, 0));
+        assert_eq!(world.flows(), (1, 1), "whatever comes after");
+        world.wait(501);
+        reclaim::sweep::<A, _>(&world.memory, 16);
+        assert_eq!((world.flows(), world.entries()), ((1, 1), 0), "nor by the sweep");
+    }
+
+    pub(super) fn a_reused_client_port_starts_a_new_flow<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(8);
+        let client = World::<A>::client(4000, 6);
+        // Closed by both; by the client alone; gone without a word.
+        for end in 0..3 {
+            world.choose(1);
+            let there = world.establish(&client);
+            if end < 2 {
+                world.sends(&client, segment(FIN, 1001, 5001));
+            }
+            if end == 0 {
+                world.sends(&there.reversed(), segment(FIN, 5001, 1002));
+            }
+            if end == 2 {
+                world.wait(10_001);
+            }
+            world.choose(2);
+            let again = world.sends(&client, segment(SYN, 9000, 0));
+            assert_ne!(again.dst, there.dst, "end {end}: chosen anew");
+            assert_eq!(world.flows().1, end + 1, "end {end}");
+            world.sends(&client, segment(RST, 9001, 0));
+        }
+    }
+
+    pub(super) fn a_syn_within_a_live_flow_stays_in_it<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(8);
+        let client = World::<A>::client(4000, 6);
+        let there = world.establish(&client);
+        world.choose(2);
+        // The target answers it with a challenge (RFC 5961).
+        assert_eq!(world.sends(&client, segment(SYN, 9000, 0)), there);
+        assert_eq!(world.sends(&client, segment(ACK, 1001, 5001)), there);
+        assert_eq!(world.flows(), (1, 0));
+    }
+
+    pub(super) fn a_resting_port_is_taken_when_the_client_closed_first<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(1);
+        let (first, second) = (World::<A>::client(4000, 6), World::<A>::client(4001, 6));
+        let there = world.establish(&first);
+        assert_eq!(world.send(&second, segment(SYN, 0, 0)).verdict, Verdict::DropSnatExhausted, "it is live");
+        world.sends(&first, segment(FIN, 1001, 5001));
+        assert_eq!(
+            world.send(&second, segment(SYN, 0, 0)).verdict,
+            Verdict::DropSnatExhausted,
+            "half of it is"
+        );
+        world.sends(&there.reversed(), segment(FIN, 5001, 1002));
+        // The target's last packets still find the old flow.
+        assert_eq!(world.sends(&there.reversed(), segment(FIN, 5001, 1002)), first.reversed());
+        assert_eq!(world.establish(&second), there);
+        assert_eq!((world.flows(), world.entries()), ((2, 1), 2), "the old flow made room");
+        assert_eq!(world.sends(&there.reversed(), segment(ACK, 5001, 1001)), second.reversed());
+    }
+
+    pub(super) fn a_port_that_the_target_rests_is_taken_only_by_a_syn_that_it_takes<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let refused = Verdict::DropSnatExhausted;
+        // The client's FIN: its timestamp; the SYN's sequence and timestamp; whether Linux would take it. The FIN's end is 1002.
+        for (old, sequence, new, takes) in [
+            (None, 1003, None, true),
+            (None, 1002, None, false),
+            (None, 1001u32.wrapping_sub(1 << 30), None, false),
+            (Some(70), 1, Some(71), true),
+            (Some(70), 2000, Some(69), false),
+            (Some(70), 1003, Some(70), true),
+            (Some(70), 1002, Some(70), false),
+            (Some(70), 1003, None, true),
+            (None, 1001, Some(70), false),
+        ] {
+            let mut world = World::<A>::new(1);
+            let (first, second) = (World::<A>::client(4000, 6), World::<A>::client(4001, 6));
+            let there = world.establish(&first);
+            world.sends(&there.reversed(), segment(FIN, 5001, 1001));
+            let mut fin = segment(FIN, 1001, 5002);
+            fin.timestamp = old;
+            world.sends(&first, fin);
+            let mut syn = segment(SYN, sequence, 0);
+            syn.timestamp = new;
+            let wanted = if takes { Verdict::Transmitted } else { refused };
+            assert_eq!(world.send(&second, syn).verdict, wanted, "{old:?}: {sequence} {new:?}");
+            // When the port has rested, any SYN will do.
+            let mut world = World::<A>::new(1);
+            let there = world.establish(&first);
+            world.sends(&there.reversed(), segment(FIN, 5001, 1001));
+            world.sends(&first, fin);
+            world.wait(501);
+            assert_eq!(world.sends(&second, syn), there, "after the rest");
+            assert_eq!(world.flows(), (1, 1));
+        }
+    }
+}
