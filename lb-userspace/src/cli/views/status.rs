@@ -1,0 +1,137 @@
+//! The agent as a whole.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
+use crate::{
+    api::types::{DataPlaneState, InterfaceView, MapUsage, Status, XdpAttachMode, XdpModeWanted},
+    cli::{
+        table::{Table, Tone, or_dash},
+        units::{bytes, count, duration, plural, share, since, time},
+    },
+};
+
+pub(crate) fn status(status: &Status, now: Timestamp) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{}  lbd {}  up {}  {}",
+        Tone::Strong.paint(&status.node),
+        status.version.version,
+        duration(status.uptime_seconds),
+        if status.readiness.ready { Tone::Good.paint("ready") } else { Tone::Bad.paint("not ready") },
+    );
+    for reason in &status.readiness.reasons {
+        let _ = writeln!(text, "  {}", Tone::Bad.paint(reason));
+    }
+    text.push('\n');
+    text.push_str(&summary(status, now));
+    if !status.interfaces.is_empty() {
+        text.push('\n');
+        text.push_str(&interfaces(&status.interfaces));
+    }
+    if !status.maps.is_empty() {
+        text.push('\n');
+        text.push_str(&maps(&status.maps));
+    }
+    if !status.warnings.is_empty() {
+        text.push('\n');
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "{} {warning}", Tone::Warning.paint("warning:"));
+    }
+    text
+}
+
+fn summary(status: &Status, now: Timestamp) -> String {
+    let mut lines = Vec::new();
+    lines.push((
+        "revision",
+        match &status.revision {
+            None => Tone::Warning.paint("none: apply one with `lbctl apply FILE`"),
+            Some(revision) => {
+                format!("{}, applied {} from {}", revision.number, time(revision.applied_at), revision.source)
+            }
+        },
+    ));
+    if let Some(file) = &status.file {
+        let told = match (&file.error, file.differs) {
+            (Some(error), _) => Tone::Warning.paint(format!("{}: {error}", file.path)),
+            (None, true) => {
+                let how = format!("differs from the revision; apply it with `lbctl apply {}`", file.path);
+                Tone::Warning.paint(how)
+            }
+            (None, false) => format!("{}, as the revision", file.path),
+        };
+        lines.push(("file", told));
+    }
+    let plane = &status.data_plane;
+    let state = match plane.state {
+        DataPlaneState::InSync => Tone::Good.paint("in sync"),
+        DataPlaneState::Drifted => Tone::Bad.paint("drifted"),
+        DataPlaneState::Applying => Tone::Warning.paint("applying"),
+        DataPlaneState::Unloaded => Tone::Bad.paint("unloaded"),
+    };
+    let numbers = format!("generation {}, epoch {}, abi {}", plane.generation, plane.epoch, plane.abi);
+    lines.push(("data plane", format!("{state}, {numbers}")));
+    for drift in &plane.drift {
+        let age = since(drift.since, now);
+        lines.push(("drift", Tone::Bad.paint(format!("{}: {} (for {age})", drift.map, drift.detail))));
+    }
+    let counts = &status.counts;
+    let held = [
+        plural(counts.services.into(), "service"),
+        plural(counts.groups.into(), "group"),
+        format!("{} of {} up", counts.targets_up, plural(counts.targets.into(), "target")),
+        plural(counts.active_flows, "flow"),
+    ];
+    lines.push(("holds", held.join(", ")));
+    lines.iter().fold(String::new(), |mut text, (name, told)| {
+        let _ = writeln!(text, "{name:<12}{told}");
+        text
+    })
+}
+
+fn interfaces(interfaces: &[InterfaceView]) -> String {
+    let mut table = Table::new(&["INTERFACE", "XDP", "WANTED", "#PROGRAM", "TAG", "NOTE"]);
+    for interface in interfaces {
+        let mode = match interface.xdp_mode {
+            Some(XdpAttachMode::Native) => Tone::Good.paint("native"),
+            Some(XdpAttachMode::Generic) => Tone::Warning.paint("generic"),
+            None => Tone::Bad.paint("not attached"),
+        };
+        let wanted = match interface.xdp_mode_wanted {
+            XdpModeWanted::Native => "native",
+            XdpModeWanted::NativeOrGeneric => "native-or-generic",
+            XdpModeWanted::Generic => "generic",
+        };
+        let adopted = interface.adopted.then_some("adopted");
+        let notes: Vec<&str> = adopted.into_iter().chain(interface.reason.as_deref()).collect();
+        table.row([
+            interface.name.clone(),
+            mode,
+            wanted.to_owned(),
+            or_dash(interface.program_id.map(|id| id.to_string())),
+            or_dash(interface.program_tag.clone()),
+            notes.join("; "),
+        ]);
+    }
+    table.render("no interfaces")
+}
+
+fn maps(maps: &[MapUsage]) -> String {
+    let mut table = Table::new(&["MAP", "#USED", "#MAX", "#FULL", "#MEMORY"]);
+    for map in maps {
+        let full = or_dash(map.used.map(|used| share(used, map.max)));
+        let nearly = map.used.is_some_and(|used| used.saturating_mul(10) >= map.max.saturating_mul(9));
+        table.row([
+            map.name.clone(),
+            or_dash(map.used.map(count)),
+            count(map.max),
+            if nearly { Tone::Bad.paint(full) } else { full },
+            or_dash(map.memory_bytes.map(bytes)),
+        ]);
+    }
+    table.render("no maps")
+}
