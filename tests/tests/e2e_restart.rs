@@ -1,0 +1,284 @@
+//! The data plane outlives the control plane: agents that die, stop, are replaced, under load.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use lb_tests::{
+    http::{Report, Running},
+    lbd::binary,
+    require,
+    testbed::{SOON, Testbed, WEB, entry},
+    topology::{Family, INTERFACE, Shape, VIP4},
+    transfer, upgrade,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// New connections a second, at least, of both families together.
+const RATE: f64 = 3_000.0;
+/// How long the data plane is left alone.
+const WITHOUT: Duration = Duration::from_secs(60);
+
+/// None failed in this phase; how many requests it had.
+fn expect_no_failures(reports: &[&Report], from: Duration, to: Duration, phase: &str) -> Result<()> {
+    let mut total = 0;
+    for report in reports {
+        let part = report.started_between(from, to);
+        part.expect_no_failures().with_context(|| phase.to_owned())?;
+        total += part.total();
+    }
+    eprintln!("{phase}: {total} requests, {:.0}/s", total as f64 / (to - from).as_secs_f64());
+    ensure!(total > 0, "{phase}: there was no request");
+    Ok(())
+}
+
+/// The load was what it should be, taken over the whole run: short phases also carry what the agent does in them.
+fn expect_rate(reports: &[&Report], ended: Duration) -> Result<()> {
+    let total: usize =
+        reports.iter().map(|report| report.started_between(Duration::ZERO, ended).total()).sum();
+    let rate = total as f64 / ended.as_secs_f64();
+    ensure!(rate >= RATE, "{rate:.0} new connections a second are too few to tell; is the machine busy?");
+    Ok(())
+}
+
+/// Loads of both families, at the rate together that [`expect_rate`] asks for.
+fn loads(bed: &Testbed) -> Result<[Running; 2]> {
+    let start = |family| bed.load(family).rate(0.55 * RATE).concurrency(128).start(&bed.topology.client.ns);
+    Ok([start(Family::V4)?, start(Family::V6)?])
+}
+
+fn let_run(loads: &[Running; 2], time: Duration) -> Result<()> {
+    thread::sleep(time);
+    loads.iter().try_for_each(|load| load.let_run(Duration::ZERO))
+}
+
+#[test]
+fn an_agent_killed_under_load_and_a_minute_without_cost_no_request() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let loads = loads(&bed)?;
+    let_run(&loads, Duration::from_secs(5))?;
+    bed.lbd.kill()?;
+    let killed = loads[0].elapsed();
+    let_run(&loads, WITHOUT)?;
+    let restarted = loads[0].elapsed();
+    bed.lbd.restart(&bed.topology.balancer)?;
+    let_run(&loads, Duration::from_secs(5))?;
+    let ended = loads[0].elapsed();
+
+    let [v4, v6] = loads.map(Running::finish);
+    let (v4, v6) = (v4?, v6?);
+    eprintln!("IPv4: {v4}\nIPv6: {v6}");
+    let reports = [&v4, &v6];
+    expect_no_failures(&reports, Duration::ZERO, killed, "with the agent")?;
+    expect_no_failures(&reports, killed, restarted, "without the agent")?;
+    expect_no_failures(&reports, restarted, ended, "with the agent again")?;
+    expect_rate(&reports, ended)?;
+    reports.iter().try_for_each(|report| report.expect_no_failures())?;
+
+    // It took over what it found: the same program, the same counters.
+    let status = bed.lbd.get("/v1/status")?;
+    assert_eq!(status["interfaces"][0]["adopted"], true, "{status:#}");
+    assert_eq!(bed.service_counter("web-v4", "new_flows")?, v4.total() as u64);
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_that_replaces_the_program_keeps_flows_and_costs_no_request() -> Result<()> {
+    let _alone = require::alone();
+    // A download of ten seconds through the upgrade.
+    let mut bed = Testbed::with_file(Shape::SameLink, 10 * transfer::SLOW_RATE, |_| Ok(()))?;
+    let tag = |bed: &Testbed| -> Result<Value> {
+        let interface = bed.lbd.get("/v1/status")?["interfaces"][0].clone();
+        ensure!(interface["program_tag"].is_string(), "no tag: {interface:#}");
+        Ok(interface["program_tag"].clone())
+    };
+    let other = bed.lbd.scratch("other-lbd");
+    upgrade::other_lbd(&binary("lbd")?, &other)?;
+    let before = tag(&bed)?;
+
+    let loads = loads(&bed)?;
+    let downloads = Family::BOTH.map(|family| {
+        let from = family.vip(WEB);
+        bed.topology
+            .client
+            .ns
+            .spawn_task(move || async move { transfer::download(from, "/slow", |_| ()).await })
+    });
+    let_run(&loads, Duration::from_secs(2))?;
+    let begun = loads[0].elapsed();
+    bed.lbd.stop()?;
+    bed.lbd.set_program(&other);
+    bed.lbd.restart(&bed.topology.balancer)?;
+    let upgraded = loads[0].elapsed();
+    assert_ne!(tag(&bed)?, before, "the program was not replaced");
+    let_run(&loads, Duration::from_secs(5))?;
+    let ended = loads[0].elapsed();
+
+    let [v4, v6] = loads.map(Running::finish);
+    let (v4, v6) = (v4?, v6?);
+    eprintln!("IPv4: {v4}\nIPv6: {v6}");
+    let reports = [&v4, &v6];
+    expect_no_failures(&reports, Duration::ZERO, begun, "before the upgrade")?;
+    expect_no_failures(&reports, begun, upgraded, "during the upgrade")?;
+    expect_no_failures(&reports, upgraded, ended, "after the upgrade")?;
+    expect_rate(&reports, ended)?;
+    reports.iter().try_for_each(|report| report.expect_no_failures())?;
+    for download in downloads {
+        let got = download?.join()?.context("a download through the upgrade")?;
+        assert_eq!(Some(got.digest), bed.servers.digest);
+    }
+    assert_eq!(bed.service_counter("web-v4", "new_flows")?, v4.total() as u64 + 1);
+    Ok(())
+}
+
+#[test]
+fn a_download_goes_on_while_agents_come_and_go() -> Result<()> {
+    let _alone = require::alone();
+    // At 8 MiB/s: ten seconds.
+    let bed = &mut Testbed::with_file(Shape::SameLink, 10 * transfer::SLOW_RATE, |_| Ok(()))?;
+    let downloads = Family::BOTH.map(|family| {
+        let from = family.vip(WEB);
+        bed.topology
+            .client
+            .ns
+            .spawn_task(move || async move { transfer::download(from, "/slow", |_| ()).await })
+    });
+    thread::sleep(Duration::from_secs(1));
+    bed.lbd.kill()?;
+    thread::sleep(Duration::from_secs(1));
+    bed.lbd.restart(&bed.topology.balancer)?;
+    bed.lbd.stop()?;
+    thread::sleep(Duration::from_secs(1));
+    bed.lbd.restart(&bed.topology.balancer)?;
+    for download in downloads {
+        let got = download?.join()??;
+        assert_eq!(Some(got.digest), bed.servers.digest);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stopped_agent_leaves_the_data_plane_and_unload_removes_every_trace() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let balancer = &bed.topology.balancer;
+    let client = &bed.topology.client.ns;
+    bed.lbd.stop()?;
+    for family in Family::BOTH {
+        bed.load(family).count(500).run(client)?.expect_no_failures()?;
+    }
+    ensure!(bed.lbd.pins().exists(), "nothing is pinned");
+
+    bed.lbd.unload(balancer)?;
+    ensure!(!bed.lbd.pins().exists(), "{} is still there", bed.lbd.pins().display());
+    let link = balancer.ns.exec("ip", &["-details", "link", "show", "dev", INTERFACE])?;
+    ensure!(!link.contains("xdp"), "a program is still attached: {link}");
+    let addresses = balancer.ns.exec("ip", &["address", "show"])?;
+    ensure!(!addresses.contains(&VIP4.to_string()), "the VIP is still there: {addresses}");
+    assert_eq!(balancer.ns.read_sysctl("net.ipv4.ip_local_reserved_ports")?, "");
+    let limit = Duration::from_millis(500);
+    assert_eq!(bed.load(Family::V4).count(1).timeout(limit).run(client)?.failures().len(), 1);
+
+    // And it can be started again from nothing.
+    bed.lbd.restart(balancer)?;
+    bed.wait_until_all_take_flows("web-v4")?;
+    bed.load(Family::V4).count(500).run(client)?.expect_no_failures()
+}
+
+#[test]
+fn a_stop_under_load_costs_no_request() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let load = bed.load(Family::V4).concurrency(16).start(&bed.topology.client.ns)?;
+    for _ in 0..3 {
+        load.let_run(Duration::from_secs(1))?;
+        bed.lbd.stop()?;
+        load.let_run(Duration::from_secs(1))?;
+        bed.lbd.restart(&bed.topology.balancer)?;
+    }
+    load.finish()?.expect_no_failures()
+}
+
+#[test]
+fn administrative_states_survive_a_restart() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let names: Vec<String> = bed.topology.targets.iter().map(|host| host.name.clone()).collect();
+    bed.set_state("web-v4", &names[0], "drain")?;
+    bed.set_state("web-v4", &names[1], "maintenance")?;
+    let load = bed.load(Family::V4).concurrency(16).start(&bed.topology.client.ns)?;
+    bed.lbd.kill()?;
+    bed.lbd.restart(&bed.topology.balancer)?;
+    load.let_run(Duration::from_secs(1))?;
+    let report = load.finish()?;
+    report.expect_no_failures()?;
+    let spread = report.spread();
+    ensure!(!spread.contains_key(&names[0]) && !spread.contains_key(&names[1]), "{report}");
+    let state = |name: &str| Ok::<_, anyhow::Error>(bed.target("web-v4", name)?["admin"]["state"].clone());
+    ensure!(
+        ["draining", "drained"].iter().any(|wanted| state(&names[0]).is_ok_and(|state| state == *wanted))
+    );
+    assert_eq!(state(&names[1])?, "maintenance");
+    assert_eq!(state(&names[2])?, "ready");
+    Ok(())
+}
+
+#[test]
+fn the_accepted_revision_is_what_a_restart_uses_and_a_hangup_reads_the_file() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let first = bed.lbd.get("/v1/status")?["revision"]["number"].as_u64().context("no revision")?;
+    // A service more, through the API; the file stays as it was.
+    let mut config = bed.configuration()?;
+    let mut more = entry(&mut config, "services", "web-v4")?.clone();
+    more["name"] = "more".into();
+    more["port"] = 8888.into();
+    config["services"].as_array_mut().context("no services")?.push(more);
+    bed.apply(&config)?;
+    let check = |bed: &Testbed, revision: u64, differs: bool| -> Result<()> {
+        let status = bed.lbd.get("/v1/status")?;
+        assert_eq!(status["revision"]["number"], revision, "{status:#}");
+        assert_eq!(status["file"]["differs"], differs, "{status:#}");
+        let report = lb_tests::http::Load::to(Family::V4.vip(8888)).count(50).run(&bed.topology.client.ns)?;
+        report.expect_no_failures()
+    };
+    check(&bed, first + 1, true)?;
+    bed.lbd.kill()?;
+    bed.lbd.restart(&bed.topology.balancer)?;
+    check(&bed, first + 1, true)?;
+
+    // The file says the same now; with one target less, it is another revision.
+    bed.lbd.write_config(&format!("{config:#}"))?;
+    let group = entry(&mut config, "groups", "web-v4")?;
+    let removed = group["targets"].as_array_mut().and_then(Vec::pop).context("no targets")?;
+    bed.lbd.write_config(&format!("{config:#}"))?;
+    bed.lbd.signal(Signal::SIGHUP)?;
+    bed.lbd.wait_for("/v1/status", SOON, |status| status["revision"]["number"] == first + 2)?;
+    check(&bed, first + 2, false)?;
+    let report = bed.load(Family::V4).count(400).run(&bed.topology.client.ns)?;
+    report.expect_no_failures()?;
+    let name = removed["name"].as_str().context("no name")?;
+    ensure!(!report.spread().contains_key(name), "a removed target got new flows: {report}");
+    Ok(())
+}
+
+#[test]
+fn a_restarted_agent_repairs_what_was_changed_behind_its_back() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    bed.lbd.kill()?;
+    // The VIP is taken off while nobody looks.
+    bed.topology.balancer.ns.ip_batch(&format!("addr del {VIP4}/32 dev {INTERFACE}\n"))?;
+    bed.lbd.restart(&bed.topology.balancer)?;
+    let begun = Instant::now();
+    let vip = format!(" {VIP4}/");
+    while !bed.topology.balancer.ns.exec("ip", &["-4", "address", "show"])?.contains(&vip) {
+        ensure!(begun.elapsed() < SOON, "the VIP is not back");
+        thread::sleep(Duration::from_millis(50));
+    }
+    bed.load(Family::V4).count(200).run(&bed.topology.client.ns)?.expect_no_failures()
+}
