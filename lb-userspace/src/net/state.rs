@@ -124,6 +124,12 @@ pub enum NeighbourState {
     Permanent,
     /// Needs no resolution on this kind of link.
     NoArp,
+    /// The kernel has let go of it, as when an operator flushes the table, and has not been told since that nobody
+    /// answers: the address it had is still the best there is. Never the kernel's own word.
+    Forgotten {
+        /// [`NetState::age_forgotten`] has seen it.
+        aged: bool,
+    },
     /// An entry without a state.
     None,
 }
@@ -146,6 +152,7 @@ impl fmt::Display for NeighbourState {
             Self::Failed => "not answering",
             Self::Permanent => "permanent",
             Self::NoArp => "without ARP",
+            Self::Forgotten { .. } => "forgotten",
             Self::None => "unknown",
         })
     }
@@ -168,6 +175,14 @@ impl Neighbour {
     /// The hardware address, if it may be used now.
     pub fn resolved(&self) -> Option<Mac> {
         self.mac.filter(|_| self.state.is_valid())
+    }
+
+    /// What is left of it when the kernel lets go of it, if it was resolved. What an operator has set goes when he takes it
+    /// away: the kernel knows nothing of it.
+    fn forgotten(&self) -> Option<Self> {
+        self.resolved().filter(|_| self.state != NeighbourState::Permanent)?;
+        let aged = matches!(self.state, NeighbourState::Forgotten { aged: true });
+        Some(Self { state: NeighbourState::Forgotten { aged }, ..*self })
     }
 }
 
@@ -276,19 +291,163 @@ impl NetState {
         true
     }
 
-    /// Adds or replaces a neighbour entry.
+    /// Adds or replaces a neighbour entry. One that was resolved and is not is [forgotten](NeighbourState::Forgotten),
+    /// unless the kernel has asked for it in vain.
     pub fn insert_neighbour(&mut self, neighbour: Neighbour) -> bool {
         let key = (neighbour.address, neighbour.ifindex);
-        if self.neighbours.get(&key) == Some(&neighbour) {
+        let old = self.neighbours.get(&key);
+        let new = old.filter(|_| neighbour.resolved().is_none()).and_then(|old| match (neighbour.state, old.state) {
+            // The kernel's answer to its last question, or to the asking that follows a forgotten one.
+            (NeighbourState::Failed, NeighbourState::Probe | NeighbourState::Forgotten { .. }) => None,
+            // Otherwise it says this of an entry that it is about to remove.
+            _ => old.forgotten(),
+        });
+        let new = new.unwrap_or(neighbour);
+        if old == Some(&new) {
             return false;
         }
-        Arc::make_mut(&mut self.neighbours).insert(key, neighbour);
+        Arc::make_mut(&mut self.neighbours).insert(key, new);
         true
     }
 
-    /// Removes a neighbour entry.
+    /// Removes a neighbour entry, or [forgets](NeighbourState::Forgotten) it if it was resolved.
     pub fn remove_neighbour(&mut self, ifindex: u32, address: IpAddr) -> bool {
-        self.neighbours.contains_key(&(address, ifindex))
-            && Arc::make_mut(&mut self.neighbours).remove(&(address, ifindex)).is_some()
+        let key = (address, ifindex);
+        let Some(old) = self.neighbours.get(&key) else { return false };
+        match old.forgotten() {
+            Some(forgotten) if forgotten == *old => return false,
+            Some(forgotten) => Arc::make_mut(&mut self.neighbours).insert(key, forgotten),
+            None => Arc::make_mut(&mut self.neighbours).remove(&key),
+        };
+        true
+    }
+
+    /// Takes over the neighbours that an older picture of the same host had resolved and this one lacks, as forgotten.
+    pub fn inherit_neighbours(&mut self, older: &Self) {
+        let missing = |old: &&Neighbour| {
+            let now = self.neighbour(old.ifindex, old.address).map(|now| (now.resolved(), now.state));
+            matches!(now, None | Some((None, NeighbourState::Incomplete | NeighbourState::None)))
+        };
+        let there = |old: &&Neighbour| self.interfaces.contains_key(&old.ifindex);
+        let inherited: Vec<_> =
+            older.neighbours().filter(missing).filter(there).filter_map(Neighbour::forgotten).collect();
+        if !inherited.is_empty() {
+            Arc::make_mut(&mut self.neighbours)
+                .extend(inherited.into_iter().map(|neighbour| ((neighbour.address, neighbour.ifindex), neighbour)));
+        }
+    }
+
+    /// Whether some neighbour is forgotten: then [`age_forgotten`](Self::age_forgotten) has to be called.
+    pub fn has_forgotten(&self) -> bool {
+        self.neighbours().any(|neighbour| matches!(neighbour.state, NeighbourState::Forgotten { .. }))
+    }
+
+    /// Removes the neighbours that were forgotten already at the last call. Called at a steady pace, it keeps each for
+    /// one to two paces.
+    pub fn age_forgotten(&mut self) -> bool {
+        if !self.has_forgotten() {
+            return false;
+        }
+        Arc::make_mut(&mut self.neighbours).retain(|_, neighbour| match &mut neighbour.state {
+            NeighbourState::Forgotten { aged } => !std::mem::replace(aged, true),
+            _ => true,
+        });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ETH0: u32 = 2;
+
+    fn address() -> IpAddr {
+        IpAddr::from([10, 0, 0, 9])
+    }
+
+    fn entry(state: NeighbourState) -> Neighbour {
+        let mac = state.is_valid().then_some([2, 0, 0, 0, 0, 9]);
+        Neighbour { ifindex: ETH0, address: address(), state, mac }
+    }
+
+    /// A host whose one neighbour went through these states.
+    fn through(states: &[NeighbourState]) -> NetState {
+        let mut state = NetState::default();
+        let (name, mac) = ("eth0".to_owned(), Some([2, 0, 0, 0, 0, 1]));
+        state.insert_interface(Interface { index: ETH0, name, mac, mtu: 1500, up: true, kind: None });
+        for next in states {
+            state.insert_neighbour(entry(*next));
+        }
+        state
+    }
+
+    fn mac(state: &NetState) -> Option<Mac> {
+        state.neighbour(ETH0, address())?.resolved()
+    }
+
+    #[test]
+    fn a_flushed_neighbour_keeps_its_address_until_the_kernel_has_asked_in_vain() {
+        for before in [NeighbourState::Reachable, NeighbourState::Stale, NeighbourState::Delay] {
+            // What the kernel reports of a flush: failed, then gone; then it asks.
+            let mut state = through(&[before, NeighbourState::Failed]);
+            assert!(mac(&state).is_some(), "{before:?}");
+            state.remove_neighbour(ETH0, address());
+            assert!(mac(&state).is_some(), "{before:?}");
+            state.insert_neighbour(entry(NeighbourState::Incomplete));
+            assert!(mac(&state).is_some(), "{before:?}");
+            let mut answered = state.clone();
+            answered.insert_neighbour(entry(NeighbourState::Reachable));
+            assert!(!answered.has_forgotten() && mac(&answered).is_some(), "{before:?}");
+            state.insert_neighbour(entry(NeighbourState::Failed));
+            assert_eq!(mac(&state), None, "{before:?}");
+            state.remove_neighbour(ETH0, address());
+            assert_eq!(state.neighbours().count(), 0, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_neighbour_that_stops_answering_is_lost_at_once() {
+        let state = through(&[NeighbourState::Reachable, NeighbourState::Probe, NeighbourState::Failed]);
+        assert_eq!(mac(&state), None);
+        let state = through(&[NeighbourState::Incomplete, NeighbourState::Failed]);
+        assert_eq!(mac(&state), None);
+    }
+
+    #[test]
+    fn what_an_operator_has_set_goes_when_he_takes_it_away() {
+        let mut state = through(&[NeighbourState::Permanent, NeighbourState::Failed]);
+        assert_eq!(mac(&state), None);
+        state.remove_neighbour(ETH0, address());
+        assert_eq!(state.neighbours().count(), 0);
+    }
+
+    #[test]
+    fn a_forgotten_neighbour_lasts_one_to_two_paces() {
+        let mut state = through(&[NeighbourState::Reachable]);
+        assert!(!state.age_forgotten());
+        state.remove_neighbour(ETH0, address());
+        assert!(state.has_forgotten() && state.age_forgotten());
+        assert!(mac(&state).is_some());
+        state.insert_neighbour(entry(NeighbourState::Incomplete));
+        assert!(state.age_forgotten(), "being asked for makes it no younger");
+        assert_eq!(state.neighbours().count(), 0);
+    }
+
+    #[test]
+    fn a_fresh_picture_takes_over_what_it_lacks_but_not_what_the_kernel_denies() {
+        let older = through(&[NeighbourState::Reachable]);
+        for (fresh, kept) in [
+            (through(&[]), true),
+            (through(&[NeighbourState::Incomplete]), true),
+            (through(&[NeighbourState::Failed]), false),
+        ] {
+            let mut inherited = fresh.clone();
+            inherited.inherit_neighbours(&older);
+            assert_eq!(mac(&inherited).is_some(), kept, "{fresh:?}");
+        }
+        let mut gone = NetState::default();
+        gone.inherit_neighbours(&older);
+        assert_eq!(gone.neighbours().count(), 0, "its interface is gone");
     }
 }

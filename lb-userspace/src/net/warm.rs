@@ -103,7 +103,10 @@ fn plan(
         .into_iter()
         .filter_map(|hop| {
             let (known, pause) = match state.neighbour(hop.ifindex, hop.address).map(|entry| entry.state) {
-                None | Some(NeighbourState::None | NeighbourState::Failed) => (false, RETRY_UNRESOLVED),
+                None
+                | Some(NeighbourState::None | NeighbourState::Failed | NeighbourState::Forgotten { .. }) => {
+                    (false, RETRY_UNRESOLVED)
+                }
                 Some(NeighbourState::Stale) => (true, RETRY_STALE),
                 // Good for now, or the kernel is asking already.
                 Some(_) => return None,
@@ -178,10 +181,11 @@ mod tests {
             (5, NeighbourState::Failed),
             (6, NeighbourState::Incomplete),
             (7, NeighbourState::Permanent),
+            (8, NeighbourState::Forgotten { aged: false }),
         ]);
-        let wanted = (2..8).map(address).collect();
+        let wanted = (2..9).map(address).collect();
         let hops = plan(&state, &wanted, &mut BTreeMap::new(), Instant::now());
-        assert_eq!(last_octets(&hops), [2, 5, 3]);
+        assert_eq!(last_octets(&hops), [2, 5, 8, 3]);
     }
 
     #[test]

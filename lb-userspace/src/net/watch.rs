@@ -28,6 +28,9 @@ const REREAD_EVERY: Duration = Duration::from_secs(30);
 /// The least pause between two readings, and by how much a long reading stretches it.
 const REREAD_PAUSE: Duration = Duration::from_millis(10);
 const REREAD_SHARE: u32 = 4;
+/// A neighbour that the kernel has let go of keeps its address for once to twice this time. The kernel asks for an unknown
+/// one three times, a second apart.
+const AGE_EVERY: Duration = Duration::from_secs(4);
 /// After a failure: first pause, then twice as long each time, up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -154,12 +157,20 @@ async fn follow(
     let mut next_reading = Instant::now() + REREAD_EVERY;
     let mut earliest_reading = Instant::now();
     let mut publish_at: Option<Instant> = None;
+    let mut age_at: Option<Instant> = None;
     loop {
+        age_at = state.has_forgotten().then(|| age_at.unwrap_or_else(|| Instant::now() + AGE_EVERY));
         tokio::select! {
             biased;
             () = sleep_until(publish_at.unwrap_or(next_reading)), if publish_at.is_some() => {
                 publish_at = None;
                 publish_if_new(publish, state);
+            }
+            () = sleep_until(age_at.unwrap_or(next_reading)), if age_at.is_some() => {
+                age_at = None;
+                if state.age_forgotten() {
+                    publish_at = publish_at.or_else(|| Some(Instant::now()));
+                }
             }
             () = sleep_until(next_reading) => {
                 let began = Instant::now();
@@ -207,6 +218,7 @@ async fn reread(sockets: &mut Sockets, state: &mut NetState) -> Result<(), Netli
     while sockets.events.try_recv().is_ok() {}
     let mut fresh = NetState::default();
     sockets.read(&mut fresh).await?;
+    fresh.inherit_neighbours(state);
     *state = fresh;
     Ok(())
 }
