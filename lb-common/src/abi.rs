@@ -151,8 +151,9 @@ pub struct Flow<A> {
     pub mac_client: [u8; 6],
     /// The link-layer address that they are sent to.
     pub mac_own: [u8; 6],
-    /// The sequence number after the client's last FIN, host order; on the reverse entry alone.
-    pub client_seq: u32,
+    /// TCP: the last acknowledgement number in this direction, host order. The other direction's next octet, as far as this
+    /// side has it.
+    pub acknowledged: u32,
     /// The client's timestamp on its last FIN, host order; on the reverse entry alone.
     pub client_ts: u32,
     /// Packets in this direction.
@@ -222,7 +223,9 @@ pub struct Handshake<A> {
     pub service: u32,
     /// The policy epoch that the client was allowed under.
     pub epoch: u32,
-    /// The target's initial sequence number, host order.
+    /// The client's initial sequence number, host order.
+    pub client_isn: u32,
+    /// The target's initial sequence number, host order; known from [`handshake_state::SYN_RECEIVED`] on.
     pub target_isn: u32,
     /// Row of `NEXT_HOPS` towards the client, or [`NONE`].
     pub client_next_hop: u32,
@@ -447,8 +450,8 @@ const _: () = {
     assert!(size_of::<Flow<V4>>() == 8 + 4 + 4 * 12 + 12 + 8 + 16);
     assert!(size_of::<Flow<V6>>() == size_of::<Flow<V4>>() + 24);
     assert!(size_of::<RingSlot<V6>>() == 40);
-    assert!(size_of::<Handshake<V4>>() == 20 + 16 + 8 + 4 * 8 + 12);
-    assert!(size_of::<Handshake<V6>>() == 20 + 64 + 8 + 4 * 8 + 12);
+    assert!(size_of::<Handshake<V4>>() == 20 + 16 + 8 + 4 * 9 + 12);
+    assert!(size_of::<Handshake<V6>>() == 20 + 64 + 8 + 4 * 9 + 12);
     assert!(size_of::<ServiceKey<V4>>() == 12 && size_of::<ServiceKey<V6>>() == 24);
     assert!(size_of::<Service>() == 16);
     assert!(size_of::<AccessKey<V4>>() == 8 && size_of::<AccessKey<V6>>() == 20);

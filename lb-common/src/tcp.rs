@@ -44,6 +44,17 @@ pub fn after(later: u32, earlier: u32) -> bool {
     (later.wrapping_sub(earlier) as i32) > 0
 }
 
+/// How far past the last acknowledged octet a reset may be that its receiver takes: data may be on the way that was not
+/// acknowledged yet.
+const RESET_WINDOW: u32 = 1 << 24;
+
+/// Whether the receiver of a reset, which has acknowledged this much, is likely to take it (RFC 5961, section 3.2, by which it
+/// must be exactly the next octet, of which only the receiver is sure).
+#[inline(always)]
+pub fn resets(acknowledged: u32, sequence: u32) -> bool {
+    sequence.wrapping_sub(acknowledged) < RESET_WINDOW
+}
+
 /// Whether a target that may hold the tuple in TIME_WAIT takes a SYN for a new connection at once, as Linux decides it:
 /// the timestamp must not be older (RFC 7323, section 5.3), and either it is newer or the sequence number is past the
 /// old connection's (RFC 9293, section 3.10.7.4; RFC 6191). Timestamps count only if both have one.
@@ -77,6 +88,12 @@ mod tests {
         assert!(!reopens(1000, Some(5), 1000, Some(5)));
         assert!(reopens(u32::MAX - 5, None, 3, None), "past the wrap");
         assert!(!reopens(1000, None, 999, Some(1)));
+    }
+
+    #[test]
+    fn a_reset_counts_from_what_was_acknowledged_on() {
+        assert!(resets(1000, 1000) && resets(1000, 1000 + (1 << 20)) && resets(u32::MAX, 5));
+        assert!(!resets(1000, 999) && !resets(1000, 1000 + (1 << 30)), "an older connection's, a guess");
     }
 
     #[test]

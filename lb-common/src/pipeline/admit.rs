@@ -295,7 +295,8 @@ fn from_client<'t, A: Ip, P: Packet, T: Tables<A>>(
         Some(slot) if !opens && is_current(tables, slot) => {
             slot.seen = now;
             if segment.flags & tcp_flags::RST != 0 {
-                return Found::ToTarget(slot, true);
+                let ends = handshake::client_resets(slot, segment);
+                return Found::ToTarget(slot, ends);
             }
             if handshake::completes(slot, segment) {
                 return Found::Promote(slot);
@@ -305,6 +306,7 @@ fn from_client<'t, A: Ip, P: Packet, T: Tables<A>>(
         }
         Some(slot) if opens && keeps_target(tables, slot) => {
             slot.seen = now;
+            slot.client_isn = segment.sequence;
             return Found::ToTarget(slot, false);
         }
         Some(slot) => {
@@ -381,5 +383,6 @@ fn from_target<'t, A: Ip, T: Tables<A>>(
         }
         slot.target_isn = segment.sequence;
     }
-    Some(Found::ToClient(slot, segment.flags & tcp_flags::RST != 0))
+    let ends = handshake::target_resets(slot, segment);
+    Some(Found::ToClient(slot, ends))
 }

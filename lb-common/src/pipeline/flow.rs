@@ -9,6 +9,7 @@ use crate::{
         rewrite::{self, Rewrite, Route},
     },
     tables::Tables,
+    tcp,
     wire::{Ethernet, Packet, tcp_flags},
 };
 
@@ -61,7 +62,10 @@ pub fn forward<A: Ip, P: Packet, T: Tables<A>>(
     let reverse = flow.flags & flow_flags::REVERSE != 0;
     tables.count_flow(flow.service, flow.target, reverse, length);
     if segment.flags & (tcp_flags::FIN | tcp_flags::RST) != 0 {
-        close(packet, tables, network, key, segment, flow, twin);
+        close(packet, tables, key, segment, flow, twin);
+    }
+    if segment.flags & tcp_flags::ACK != 0 {
+        flow.acknowledged = segment.acknowledgement;
     }
     let mut route =
         Route { next_hop: flow.next_hop, ifindex: 0, destination: flow.mac_client, source: flow.mac_own };
@@ -81,12 +85,12 @@ pub fn forward<A: Ip, P: Packet, T: Tables<A>>(
     rewrite::apply(packet, tables, network, key.protocol, segment, &rewrite, &route)
 }
 
-/// Notes a FIN or a reset on both entries, and the flow's end once.
+/// Notes a FIN or a reset on both entries, and the flow's end once. A reset that the other side would not take ends
+/// nothing: it may be of an older connection, or anybody's.
 #[inline(always)]
 fn close<A: Ip, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    network: &Network<A>,
     key: &FlowKey<A>,
     segment: &Segment,
     flow: &mut Flow<A>,
@@ -101,7 +105,8 @@ fn close<A: Ip, P: Packet, T: Tables<A>>(
         return;
     };
     let is_reverse = flow.flags & flow_flags::REVERSE != 0;
-    let closed = segment.flags & tcp_flags::RST != 0 || twin.flags & flow_flags::FIN != 0;
+    let reset = segment.flags & tcp_flags::RST != 0 && tcp::resets(twin.acknowledged, segment.sequence);
+    let closed = reset || (own | flow.flags) & twin.flags & flow_flags::FIN != 0;
     let mut set = if closed { flow_flags::ENDED } else { 0 };
     let reverse = if is_reverse {
         if own != 0 && twin.flags & flow_flags::FIN == 0 {
@@ -109,13 +114,11 @@ fn close<A: Ip, P: Packet, T: Tables<A>>(
         }
         flow
     } else {
-        if own != 0 {
-            let payload = network.length - A::HEADER - segment.header;
-            twin.client_seq = segment.sequence.wrapping_add(payload as u32 + 1);
-            if let Some(timestamp) = parse::timestamp::<A>(packet, segment) {
-                twin.client_ts = timestamp;
-                set |= flow_flags::CLIENT_TS;
-            }
+        if own != 0
+            && let Some(timestamp) = parse::timestamp::<A>(packet, segment)
+        {
+            twin.client_ts = timestamp;
+            set |= flow_flags::CLIENT_TS;
         }
         twin
     };

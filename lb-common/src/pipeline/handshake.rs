@@ -17,7 +17,7 @@ use crate::{
     tables::{Best, Refused, Tables, Wanted},
     tcp::{self, State},
     verdict::Verdict,
-    wire::{Ethernet, Packet},
+    wire::{Ethernet, Packet, tcp_flags},
 };
 
 /// The source addresses and ports there are to choose from, numbered through.
@@ -204,7 +204,7 @@ fn owner<A: Ip, T: Tables<A>>(
     let old_timestamp = (reverse.flags & flow_flags::CLIENT_TS != 0).then_some(reverse.client_ts);
     let timestamp = (wanted.has_timestamp != 0).then_some(wanted.timestamp);
     if reverse.flags & flow_flags::TARGET_CLOSED_FIRST == 0
-        || tcp::reopens(reverse.client_seq, old_timestamp, wanted.sequence, timestamp)
+        || tcp::reopens(reverse.acknowledged, old_timestamp, wanted.sequence, timestamp)
     {
         Owner::Resting(idle)
     } else {
@@ -244,6 +244,7 @@ fn fill<A: Ip, T: Tables<A>>(
     slot.incarnation = incarnation;
     slot.service = wanted.service;
     slot.epoch = control.epoch;
+    slot.client_isn = wanted.sequence;
     slot.target_isn = 0;
     if let Some(first) = tables.handshake(modulo(wanted.home, control.handshakes))
         && first.reach | step != first.reach
@@ -299,6 +300,21 @@ pub fn completes<A: Ip>(slot: &Handshake<A>, segment: &Segment) -> bool {
     slot.state == SYN_RECEIVED && segment.acknowledgement == slot.target_isn.wrapping_add(1)
 }
 
+/// Whether the client's reset ends the handshake: it must be the one that the target takes (RFC 9293, section 3.5.3).
+#[inline(always)]
+pub fn client_resets<A: Ip>(slot: &Handshake<A>, segment: &Segment) -> bool {
+    segment.flags & tcp_flags::RST != 0 && segment.sequence == slot.client_isn.wrapping_add(1)
+}
+
+/// Whether the target's reset ends the handshake: it answers the client's SYN, or follows the target's own.
+#[inline(always)]
+pub fn target_resets<A: Ip>(slot: &Handshake<A>, segment: &Segment) -> bool {
+    let answers =
+        segment.flags & tcp_flags::ACK != 0 && segment.acknowledgement == slot.client_isn.wrapping_add(1);
+    let follows = slot.state == SYN_RECEIVED && segment.sequence == slot.target_isn.wrapping_add(1);
+    segment.flags & tcp_flags::RST != 0 && (answers || follows)
+}
+
 /// Makes the handshake of a locked slot an established flow and frees the slot.
 ///
 /// # Errors
@@ -342,7 +358,7 @@ pub fn promote<A: Ip, T: Tables<A>>(
     })?;
     *forward_key = twin_key(flow, slot.protocol);
     let (rewrite, _) = to_target(slot);
-    turn(flow, &rewrite, slot.target);
+    turn(flow, &rewrite, slot.target, slot.target_isn);
     if let Err(refused) = tables.insert_flow(forward_key, flow, false) {
         tables.remove_flow(reverse_key);
         if refused == Refused::Full {
@@ -381,7 +397,7 @@ fn entry<A: Ip>(flow: &mut Flow<A>, now: u32, slot: &Handshake<A>, place: u32) {
         ifindex: slot.ifindex,
         mac_client: slot.mac_client,
         mac_own: slot.mac_own,
-        client_seq: 0,
+        acknowledged: slot.client_isn.wrapping_add(1),
         client_ts: 0,
         packets: 0,
         bytes: 0,
@@ -390,7 +406,7 @@ fn entry<A: Ip>(flow: &mut Flow<A>, now: u32, slot: &Handshake<A>, place: u32) {
 
 /// Makes a reverse entry the forward one, in place: two such values do not fit the BPF stack.
 #[inline(always)]
-fn turn<A: Ip>(flow: &mut Flow<A>, rewrite: &Rewrite<A>, next_hop: u32) {
+fn turn<A: Ip>(flow: &mut Flow<A>, rewrite: &Rewrite<A>, next_hop: u32, target_isn: u32) {
     flow.src = rewrite.src;
     flow.dst = rewrite.dst;
     flow.sport = rewrite.sport;
@@ -398,6 +414,7 @@ fn turn<A: Ip>(flow: &mut Flow<A>, rewrite: &Rewrite<A>, next_hop: u32) {
     flow.l3_delta = rewrite.l3_delta;
     flow.l4_delta = rewrite.l4_delta;
     flow.flags = 0;
+    flow.acknowledged = target_isn.wrapping_add(1);
     flow.next_hop = next_hop;
 }
 

@@ -178,7 +178,7 @@ fn flow(
         ifindex: 1,
         mac_client: [0; 6],
         mac_own: [0; 6],
-        client_seq: 0,
+        acknowledged: 0,
         client_ts: 0,
         packets,
         bytes: packets * 100,

@@ -8,6 +8,8 @@ both!(
     a_syn_within_a_live_flow_stays_in_it,
     a_resting_port_is_taken_when_the_client_closed_first,
     a_port_that_the_target_rests_is_taken_only_by_a_syn_that_it_takes,
+    a_reset_out_of_place_ends_no_flow,
+    a_reset_out_of_place_ends_no_handshake,
 );
 
 mod cases {
@@ -18,7 +20,7 @@ mod cases {
         verdict::Verdict,
     };
 
-    use super::super::world::{ACK, FIN, In, RST, SYN, World, segment};
+    use super::super::world::{ACK, FIN, In, RST, SYN, SYN_ACK, World, segment};
 
     pub(super) fn an_end_is_counted_once<A: In>()
     where
@@ -128,6 +130,7 @@ mod cases {
             let mut fin = segment(FIN, 1001, 5002);
             fin.timestamp = old;
             world.sends(&first, fin);
+            world.sends(&there.reversed(), segment(ACK, 5002, 1002));
             let mut syn = segment(SYN, sequence, 0);
             syn.timestamp = new;
             let wanted = if takes { Verdict::Transmitted } else { refused };
@@ -140,6 +143,60 @@ mod cases {
             world.wait(501);
             assert_eq!(world.sends(&second, syn), there, "after the rest");
             assert_eq!(world.flows(), (1, 1));
+        }
+    }
+
+    pub(super) fn a_reset_out_of_place_ends_no_flow<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(8);
+        let client = World::<A>::client(4000, 6);
+        let there = world.establish(&client);
+        // It goes on, since only its receiver knows for sure.
+        assert_eq!(world.sends(&client, segment(RST, 1000, 0)), there, "before what the target has");
+        assert_eq!(world.sends(&client, segment(RST, 1001 + (1 << 30), 0)), there, "far beyond it");
+        world.sends(&there.reversed(), segment(RST, 5000, 0));
+        assert_eq!(world.flows(), (1, 0));
+        world.wait(501);
+        assert_eq!(world.sends(&client, segment(ACK, 1001, 5001)), there, "it outlives a closed flow's rest");
+        // The target has acknowledged more by now; a little more is on the way.
+        world.sends(&there.reversed(), segment(ACK, 5001, 4000));
+        world.sends(&client, segment(RST, 3999, 0));
+        assert_eq!(world.flows(), (1, 0));
+        world.sends(&client, segment(RST, 5000, 0));
+        assert_eq!(world.flows(), (1, 1));
+    }
+
+    pub(super) fn a_reset_out_of_place_ends_no_handshake<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(8);
+        let client = World::<A>::client(4000, 6);
+        let there = world.sends(&client, segment(SYN, 1000, 0));
+        // What a client answers to a target that still holds the tuple in TIME_WAIT; and its SYN again.
+        assert_eq!(world.sends(&client, segment(RST, 77, 0)), there);
+        assert_eq!(world.sends(&client, segment(SYN, 1000, 0)), there, "the same port");
+        world.sends(&there.reversed(), segment(RST, 0, 0));
+        assert_eq!(world.sends(&there.reversed(), segment(SYN_ACK, 5000, 1001)), client.reversed());
+        world.sends(&there.reversed(), segment(RST, 5000, 0));
+        assert_eq!(world.sends(&client, segment(RST, 1000, 0)), there);
+        assert_eq!(world.sends(&client, segment(ACK, 1001, 5001)), there);
+        assert_eq!((world.flows(), world.entries()), ((1, 0), 2));
+
+        // And in place they do: refused by the target, given up by either.
+        for (from_client, reset) in [
+            (false, segment(RST | ACK, 0, 1001)),
+            (false, segment(RST, 5001, 0)),
+            (true, segment(RST, 1001, 0)),
+        ] {
+            let mut world = World::<A>::new(8);
+            let there = world.sends(&client, segment(SYN, 1000, 0));
+            world.sends(&there.reversed(), segment(SYN_ACK, 5000, 1001));
+            world.sends(&if from_client { client } else { there.reversed() }, reset);
+            let came = world.send(&client, segment(ACK, 1001, 5001));
+            assert_eq!((came.verdict, world.entries()), (Verdict::AnsweredReset, 0), "{from_client}");
         }
     }
 }
