@@ -194,7 +194,7 @@ record! {
         optional tcp_established: Time,
         /// A TCP connection of which one side has closed (default 120s).
         optional tcp_closing: Time,
-        /// A closed TCP connection whose port is not used again yet (default 60s).
+        /// A closed TCP connection whose port is not used again yet; longer than the targets hold it in TIME_WAIT (default 66s).
         optional tcp_time_wait: Time,
         /// A UDP exchange that was not answered yet (default 30s).
         optional udp_unanswered: Time,

@@ -154,7 +154,7 @@ fn timeouts(raw: Option<&raw::Timeouts>, faults: &mut Collector) -> Option<Timeo
     let tcp_handshake = timeout(raw.map(|raw| &raw.tcp_handshake), 30);
     let tcp_established = timeout(raw.map(|raw| &raw.tcp_established), 350);
     let tcp_closing = timeout(raw.map(|raw| &raw.tcp_closing), 120);
-    let tcp_time_wait = timeout(raw.map(|raw| &raw.tcp_time_wait), 60);
+    let tcp_time_wait = timeout(raw.map(|raw| &raw.tcp_time_wait), 66);
     let udp_unanswered = timeout(raw.map(|raw| &raw.udp_unanswered), 30);
     let udp_established = timeout(raw.map(|raw| &raw.udp_established), 120);
     Some(Timeouts {

@@ -83,7 +83,7 @@ fn defaults() {
             tcp_handshake: secs(30),
             tcp_established: secs(350),
             tcp_closing: secs(120),
-            tcp_time_wait: secs(60),
+            tcp_time_wait: secs(66),
             udp_unanswered: secs(30),
             udp_established: secs(120),
         },
