@@ -185,6 +185,13 @@ impl NetNs {
         Ok(value.trim().to_owned())
     }
 
+    /// One of the kernel's network counters of this namespace, by the name that `nstat` gives it.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        let shown = self.exec("nstat", &["-asz", "-j", name])?;
+        let shown: serde_json::Value = serde_json::from_str(&shown).context("nstat answered no JSON")?;
+        shown["kernel"][name].as_u64().with_context(|| format!("nstat knows no counter {name}"))
+    }
+
     fn enter(&self) -> Result<()> {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("enter the network namespace {}", self.name))

@@ -13,6 +13,8 @@
 use std::{
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZero,
+    thread,
 };
 
 use anyhow::{Context, Result};
@@ -315,6 +317,14 @@ impl Link {
     }
 }
 
+/// Has interfaces made from now on spread flows, not packets, over the processors, as a network card's queues do: by itself
+/// a veth pair hands each packet to whatever processor its sender is on, and so overtakes and lets two segments of a
+/// connection meet in the receiving stack, which then may answer one with a reset.
+fn keep_order(ns: &NetNs) -> Result<()> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get).min(32);
+    ns.sysctl("net.core.rps_default_mask", &format!("{:x}", (1_u64 << processors) - 1))
+}
+
 struct Switch {
     ns: NetNs,
     link: Link,
@@ -323,6 +333,7 @@ struct Switch {
 impl Switch {
     fn new(ns: NetNs, link: Link) -> Result<Self> {
         ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+        keep_order(&ns)?;
         // Without snooping, neighbour discovery reaches everyone from the first packet on.
         ns.ip_batch("link add bridge0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")?;
         Ok(Self { ns, link })
@@ -330,6 +341,7 @@ impl Switch {
 
     /// Joins `host` to the link: a veth pair, `port` on the bridge and `interface` in the host.
     fn plug(&self, host: &NetNs, port: &str, interface: &str, number: u8) -> Result<()> {
+        keep_order(host)?;
         for scope in ["all", "default"] {
             host.sysctl(&format!("net.ipv6.conf.{scope}.accept_dad"), "0")?;
         }

@@ -22,7 +22,7 @@ const RATE: f64 = 3_000.0;
 /// How long the data plane is left alone.
 const WITHOUT: Duration = Duration::from_secs(60);
 
-/// None failed in this phase; how many requests it had.
+/// None failed in this phase, and there were as many as there should be.
 fn expect_no_failures(reports: &[&Report], from: Duration, to: Duration, phase: &str) -> Result<()> {
     let mut total = 0;
     for report in reports {
@@ -30,21 +30,16 @@ fn expect_no_failures(reports: &[&Report], from: Duration, to: Duration, phase: 
         part.expect_no_failures().with_context(|| phase.to_owned())?;
         total += part.total();
     }
-    eprintln!("{phase}: {total} requests, {:.0}/s", total as f64 / (to - from).as_secs_f64());
-    ensure!(total > 0, "{phase}: there was no request");
+    let rate = total as f64 / (to - from).as_secs_f64();
+    eprintln!("{phase}: {total} requests, {rate:.0}/s");
+    ensure!(
+        rate >= RATE,
+        "{phase}: {rate:.0} new connections a second are too few to tell; is the machine busy?"
+    );
     Ok(())
 }
 
-/// The load was what it should be, taken over the whole run: short phases also carry what the agent does in them.
-fn expect_rate(reports: &[&Report], ended: Duration) -> Result<()> {
-    let total: usize =
-        reports.iter().map(|report| report.started_between(Duration::ZERO, ended).total()).sum();
-    let rate = total as f64 / ended.as_secs_f64();
-    ensure!(rate >= RATE, "{rate:.0} new connections a second are too few to tell; is the machine busy?");
-    Ok(())
-}
-
-/// Loads of both families, at the rate together that [`expect_rate`] asks for.
+/// Loads of both families, at the rate together that [`expect_no_failures`] asks for.
 fn loads(bed: &Testbed) -> Result<[Running; 2]> {
     let start = |family| bed.load(family).rate(0.55 * RATE).concurrency(128).start(&bed.topology.client.ns);
     Ok([start(Family::V4)?, start(Family::V6)?])
@@ -76,8 +71,12 @@ fn an_agent_killed_under_load_and_a_minute_without_cost_no_request() -> Result<(
     expect_no_failures(&reports, Duration::ZERO, killed, "with the agent")?;
     expect_no_failures(&reports, killed, restarted, "without the agent")?;
     expect_no_failures(&reports, restarted, ended, "with the agent again")?;
-    expect_rate(&reports, ended)?;
     reports.iter().try_for_each(|report| report.expect_no_failures())?;
+
+    // By now source ports were used again: no target still held one in TIME_WAIT and refused the SYN.
+    for target in &bed.topology.targets {
+        assert_eq!(target.ns.counter("TcpExtPAWSTimewait")?, 0, "{}", target.name);
+    }
 
     // It took over what it found: the same program, the same counters.
     let status = bed.lbd.get("/v1/status")?;
@@ -108,14 +107,14 @@ fn an_upgrade_that_replaces_the_program_keeps_flows_and_costs_no_request() -> Re
             .ns
             .spawn_task(move || async move { transfer::download(from, "/slow", |_| ()).await })
     });
-    let_run(&loads, Duration::from_secs(2))?;
+    let_run(&loads, Duration::from_secs(5))?;
     let begun = loads[0].elapsed();
     bed.lbd.stop()?;
     bed.lbd.set_program(&other);
     bed.lbd.restart(&bed.topology.balancer)?;
     let upgraded = loads[0].elapsed();
     assert_ne!(tag(&bed)?, before, "the program was not replaced");
-    let_run(&loads, Duration::from_secs(5))?;
+    let_run(&loads, Duration::from_secs(10))?;
     let ended = loads[0].elapsed();
 
     let [v4, v6] = loads.map(Running::finish);
@@ -125,7 +124,6 @@ fn an_upgrade_that_replaces_the_program_keeps_flows_and_costs_no_request() -> Re
     expect_no_failures(&reports, Duration::ZERO, begun, "before the upgrade")?;
     expect_no_failures(&reports, begun, upgraded, "during the upgrade")?;
     expect_no_failures(&reports, upgraded, ended, "after the upgrade")?;
-    expect_rate(&reports, ended)?;
     reports.iter().try_for_each(|report| report.expect_no_failures())?;
     for download in downloads {
         let got = download?.join()?.context("a download through the upgrade")?;

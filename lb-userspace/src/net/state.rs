@@ -296,11 +296,13 @@ impl NetState {
     pub fn insert_neighbour(&mut self, neighbour: Neighbour) -> bool {
         let key = (neighbour.address, neighbour.ifindex);
         let old = self.neighbours.get(&key);
-        let new = old.filter(|_| neighbour.resolved().is_none()).and_then(|old| match (neighbour.state, old.state) {
-            // The kernel's answer to its last question, or to the asking that follows a forgotten one.
-            (NeighbourState::Failed, NeighbourState::Probe | NeighbourState::Forgotten { .. }) => None,
-            // Otherwise it says this of an entry that it is about to remove.
-            _ => old.forgotten(),
+        let new = old.filter(|_| neighbour.resolved().is_none()).and_then(|old| {
+            match (neighbour.state, old.state) {
+                // The kernel's answer to its last question, or to the asking that follows a forgotten one.
+                (NeighbourState::Failed, NeighbourState::Probe | NeighbourState::Forgotten { .. }) => None,
+                // Otherwise it says this of an entry that it is about to remove.
+                _ => old.forgotten(),
+            }
         });
         let new = new.unwrap_or(neighbour);
         if old == Some(&new) {
@@ -332,8 +334,9 @@ impl NetState {
         let inherited: Vec<_> =
             older.neighbours().filter(missing).filter(there).filter_map(Neighbour::forgotten).collect();
         if !inherited.is_empty() {
-            Arc::make_mut(&mut self.neighbours)
-                .extend(inherited.into_iter().map(|neighbour| ((neighbour.address, neighbour.ifindex), neighbour)));
+            Arc::make_mut(&mut self.neighbours).extend(
+                inherited.into_iter().map(|neighbour| ((neighbour.address, neighbour.ifindex), neighbour)),
+            );
         }
     }
 
