@@ -414,11 +414,12 @@ pub mod program {
     /// XDP, only ever run by the agent: each run examines [`super::SWEEP_STEP`] places of `RING4` and `RING6` and reclaims
     /// what has expired.
     pub const SWEEP: &str = "portside_sweep";
-    /// Tracepoints `xdp:xdp_redirect_err`, `xdp:xdp_exception` and `xdp:xdp_devmap_xmit`: count failures after the verdict.
-    pub const TRACEPOINTS: [(&str, &str); 3] = [
+    /// Tracepoints of the group `xdp`, which count failures after the verdict.
+    pub const TRACEPOINTS: [(&str, &str); 4] = [
         ("portside_redirect_err", "xdp_redirect_err"),
         ("portside_exception", "xdp_exception"),
         ("portside_devmap_xmit", "xdp_devmap_xmit"),
+        ("portside_bulk_tx", "xdp_bulk_tx"),
     ];
 }
 

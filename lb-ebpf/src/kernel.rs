@@ -310,10 +310,13 @@ family!(
     36
 );
 
-/// Counts frames that could not be sent, if the interface is one of the agent's.
+/// Counts frames that could not be sent, if the interface is one of the agent's; whether it is.
 #[inline(always)]
-pub fn count_transmit_failed(ifindex: u32, frames: u32) {
-    if let Some(counter) = shared(TRANSMIT_FAILED.get_ptr_mut(ifindex)) {
+pub fn count_transmit_failed(ifindex: u32, frames: u32) -> bool {
+    let counter = shared(TRANSMIT_FAILED.get_ptr_mut(ifindex));
+    let ours = counter.is_some();
+    if let Some(counter) = counter {
         atomic::add64(counter, frames as u64);
     }
+    ours
 }

@@ -166,38 +166,45 @@ mod programs {
     /// `xdp:xdp_redirect_err`: a redirect that found no way out.
     #[tracepoint]
     fn portside_redirect_err(context: TracePointContext) -> u32 {
-        failed(&context, 16, None)
+        failed(&context, [24, 16], None)
     }
 
     /// `xdp:xdp_exception`: a transmit that the driver refused, or an aborted program.
     #[tracepoint]
     fn portside_exception(context: TracePointContext) -> u32 {
-        failed(&context, 16, None)
+        failed(&context, [16, 16], None)
     }
 
     /// `xdp:xdp_devmap_xmit`: frames of a redirect that the device did not take.
     #[tracepoint]
     fn portside_devmap_xmit(context: TracePointContext) -> u32 {
-        failed(&context, 8, Some(20))
+        failed(&context, [16, 8], Some(20))
     }
 
-    /// Counts by the interface at one offset of the tracepoint's record, as many as stand at the other; the offsets are those of the
+    /// `xdp:xdp_bulk_tx`: transmits that the device did not take, of drivers that collect them (veth).
+    #[tracepoint]
+    fn portside_bulk_tx(context: TracePointContext) -> u32 {
+        failed(&context, [8, 8], Some(16))
+    }
+
+    /// Counts by the interface that the frames should have left by, or the one they came in by if that is none of the agent's any
+    /// more: where both stand in the tracepoint's record, and where the number of frames. The offsets are those of the
     /// event formats in include/trace/events/xdp.h.
     #[inline(always)]
-    fn failed(context: &TracePointContext, ifindex: usize, frames: Option<usize>) -> u32 {
-        // SAFETY: both fields lie within the events' records.
-        let (ifindex, frames) = unsafe {
-            let Ok(ifindex) = context.read_at::<u32>(ifindex) else {
+    fn failed(context: &TracePointContext, [to, from]: [usize; 2], frames: Option<usize>) -> u32 {
+        // SAFETY: all fields lie within the events' records.
+        let (to, from, frames) = unsafe {
+            let (Ok(to), Ok(from)) = (context.read_at::<u32>(to), context.read_at::<u32>(from)) else {
                 return 0;
             };
             let frames = match frames {
                 Some(offset) => context.read_at::<u32>(offset).unwrap_or(0),
                 None => 1,
             };
-            (ifindex, frames)
+            (to, from, frames)
         };
-        if frames != 0 {
-            kernel::count_transmit_failed(ifindex, frames);
+        if frames != 0 && !kernel::count_transmit_failed(to, frames) {
+            kernel::count_transmit_failed(from, frames);
         }
         0
     }

@@ -145,7 +145,7 @@ impl Testbed {
         };
         let (verdicts, drops) = (table("verdicts", "verdict"), table("drops", "reason"));
         ensure!(!verdicts.is_empty() && !drops.is_empty(), "no counters in {view}");
-        let failures = table("transmit_failures", "kind");
+        let failures = table("transmit_failures", "interface");
         Ok(Verdicts { verdicts, drops, failures })
     }
 
@@ -169,7 +169,7 @@ pub struct Verdicts {
     pub verdicts: BTreeMap<String, u64>,
     /// Packets by reason of a drop.
     pub drops: BTreeMap<String, u64>,
-    /// Packets that failed after the verdict, by kind.
+    /// Packets that failed after the verdict, by interface.
     pub failures: BTreeMap<String, u64>,
 }
 

@@ -12,7 +12,7 @@ use lb_tests::{
     ping::ping,
     require,
     testbed::{ECHO, SOON, Testbed, WEB, entry},
-    topology::{Family, Host, INTERFACE, Shape, Topology},
+    topology::{BACK_INTERFACE, Family, Host, INTERFACE, Shape, Topology},
     transfer, udp,
 };
 use serde_json::{Value, json};
@@ -279,6 +279,26 @@ fn what_is_not_for_a_vip_passes_untouched() -> Result<()> {
         ensure!(drops.is_empty(), "{family:?}: {drops:?}");
     }
     load.finish()?.expect_no_failures()
+}
+
+#[test]
+fn what_fails_to_leave_after_the_verdict_is_counted_by_its_interface() -> Result<()> {
+    let _alone = require::alone();
+    for (shape, interface) in [(Shape::SameLink, INTERFACE), (Shape::OtherInterface, BACK_INTERFACE)] {
+        let bed = Testbed::new(shape, |_| Ok(()))?;
+        let failed = || Ok::<_, anyhow::Error>(bed.verdicts()?.failures.get(interface).copied());
+        assert_eq!(failed()?, Some(0), "{shape:?}");
+        // A veth's peer without a program takes no frames from one.
+        let switch = bed.topology.switches.last().context("no switch")?;
+        switch.ip_batch("link set balancer xdp off\n")?;
+        let limit = Duration::from_millis(300);
+        let report = bed.load(Family::V4).count(10).timeout(limit).run(&bed.topology.client.ns)?;
+        assert_eq!(report.failures().len(), 10, "{shape:?}: {report}");
+        ensure!(failed()? >= Some(10), "{shape:?}: {:?}", bed.verdicts()?.failures);
+        let forwarded = if shape == Shape::SameLink { "transmitted" } else { "redirected" };
+        ensure!(bed.verdicts()?.of(forwarded) >= 10, "{shape:?}: the program did its part");
+    }
+    Ok(())
 }
 
 #[test]

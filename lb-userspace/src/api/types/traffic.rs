@@ -156,7 +156,7 @@ pub struct DropView {
 /// Packets that failed to leave after they were forwarded, from the kernel's XDP tracepoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TransmitFailureView {
-    /// The interface that they should have left by.
+    /// The interface that they should have left by; if that is gone, the one they came in by.
     pub interface: String,
     /// Packets.
     pub packets: u64,
