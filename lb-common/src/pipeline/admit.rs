@@ -33,6 +33,8 @@ enum Found<'t, A> {
     Verdict(Verdict),
     /// It goes along its flow.
     Flow(&'t mut Flow<A>),
+    /// It comes from a target that was taken away: it goes along its flow as a reset, and the flow is no more.
+    LastOfFlow(&'t mut Flow<A>),
     /// It completes a handshake, whose slot is locked, and goes along the flow that this becomes.
     Promote(&'t mut Handshake<A>),
     /// It goes to the target of an unfinished handshake, whose slot is locked; the slot is free afterwards if so said.
@@ -58,7 +60,7 @@ fn decide<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> Action 
         Some(address) => (address.kind, address.index),
         None => (0, 0),
     };
-    let segment = match parse::segment(packet, &network) {
+    let mut segment = match parse::segment(packet, &network) {
         Ok((key, segment)) => {
             scratch.key = key;
             segment
@@ -86,6 +88,14 @@ fn decide<A: Ip, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> Action 
         Found::Promote(_) => return Verdict::DropInternal.into(),
         Found::Flow(flow) => {
             return flow::forward(packet, tables, now, &network, key, &segment, flow, forward);
+        }
+        Found::LastOfFlow(flow) => {
+            if answer::turn_to_reset::<A, P>(packet, &mut segment).is_none() {
+                return Verdict::DropInternal.into();
+            }
+            let action = flow::forward(packet, tables, now, &network, key, &segment, flow, forward);
+            reclaim::remove_pair(tables, key, forward);
+            return action;
         }
         Found::ToTarget(slot, free) => {
             let way = handshake::to_target(slot);
@@ -232,6 +242,13 @@ fn of_flow<'t, A: Ip, T: Tables<A>>(
     if let Policy::Keep = policy {
         flow.epoch = control.epoch;
         return Some(Found::Flow(flow));
+    }
+    // Its client may only be listening, and would wait for ever.
+    if let Policy::TargetGone = policy
+        && from_target
+        && key.protocol == abi::TCP
+    {
+        return Some(Found::LastOfFlow(flow));
     }
     reclaim::remove_pair(tables, reverse, forward);
     match policy {

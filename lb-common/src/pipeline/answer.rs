@@ -88,6 +88,19 @@ pub fn reset<A: Ip, P: Packet>(
     Some(Verdict::AnsweredReset)
 }
 
+/// Makes a segment a reset for its receiver, in place: a reset may bear data (RFC 1122, section 4.2.2.12).
+#[inline(always)]
+pub fn turn_to_reset<A: Ip, P: Packet>(packet: &mut P, segment: &mut Segment) -> Option<()> {
+    let at = transport::<A>() + 12;
+    let old: u16 = packet.load(at)?;
+    let [offset, flags] = old.to_ne_bytes();
+    segment.flags = flags & tcp_flags::ACK | tcp_flags::RST;
+    let new = u16::from_ne_bytes([offset, segment.flags]);
+    segment.checksum =
+        checksum::apply(segment.checksum, Delta::new().remove(old as u64).insert(new as u64).get());
+    packet.store(at, new)
+}
+
 /// Makes a UDP datagram the "port unreachable" for its sender (RFC 792; RFC 4443, section 3.1), which quotes its network
 /// header and first eight bytes.
 #[inline(always)]

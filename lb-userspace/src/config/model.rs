@@ -192,7 +192,7 @@ pub struct OnTargetDown {
 pub enum EstablishedFlows {
     /// It stays with its target.
     Keep,
-    /// TCP is answered with a reset at its next packet; UDP is chosen a target anew.
+    /// TCP is answered with a reset at its next packet, of either side; UDP is chosen a target anew.
     End,
 }
 

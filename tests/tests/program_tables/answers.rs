@@ -138,8 +138,10 @@ fn flows_whose_target_is_to_end_them() {
         bench.start(|_| ());
         bench.establish(&ends);
         bench.change(end);
-        let frame = ends.down(Flags::ACK, 5001, 1001, b"more");
-        bench.leaves("from the target", &ends, &frame, Verdict::DropFlowEnded, &[Closed]);
+        let frame = ends.down(Flags { psh: true, ..Flags::ACK }, 5001, 1001, b"more").bytes().unwrap();
+        let (verdict, last) = ends.after(&ends.down(Flags { rst: true, ..Flags::ACK }, 5001, 1001, b"more"));
+        let last = last.bytes().unwrap();
+        bench.row("from the target", &frame, verdict, &last, (&ends, &[Out, Closed]));
         let frame = ends.up(Flags::ACK, 1001, 5001, b"more").bytes().unwrap();
         bench.row("then the client", &frame, Verdict::AnsweredReset, &after, (&ends, &[]));
         bench.start(|_| ());
@@ -148,5 +150,15 @@ fn flows_whose_target_is_to_end_them() {
         bench.change(end);
         bench.forwards("UDP is chosen anew", &ends, &ends.up_udp(b"again"), &[In, Closed]);
         bench.forwards("and answered", &ends, &ends.down_udp(b"yes"), &[Out, Opened]);
+        bench.start(|_| ());
+        bench.establish(&ends);
+        bench.change(end);
+        bench.leaves(
+            "UDP from the target",
+            &ends,
+            &ends.down_udp(b"late"),
+            Verdict::DropFlowEnded,
+            &[Closed],
+        );
     }
 }

@@ -18,7 +18,7 @@ mod cases {
         verdict::Verdict,
     };
 
-    use super::super::world::{ACK, In, SERVICE, World, address, segment};
+    use super::super::world::{ACK, In, RST, SERVICE, World, address, segment};
 
     pub(super) fn a_revoked_client_is_cut_off_from_either_side<A: In>()
     where
@@ -92,6 +92,19 @@ mod cases {
             assert_eq!((came.verdict, came.key), (Verdict::AnsweredReset, client.reversed()));
             assert_eq!((world.flows(), world.entries()), ((1, 1), 0));
             assert_eq!(world.send(&there.reversed(), segment(ACK, 5001, 1001)).verdict, Verdict::PassHost);
+
+            // The target's side may be the next to be heard.
+            let there = world.establish(&client);
+            if replaced {
+                world.memory.targets[1].incarnation += 1;
+            }
+            world.memory.control.epoch += 1;
+            let came = world.send(&there.reversed(), segment(ACK, 5001, 1001));
+            assert_eq!(
+                (came.verdict, came.key, came.flags),
+                (Verdict::Transmitted, client.reversed(), RST | ACK)
+            );
+            assert_eq!((world.flows(), world.entries()), ((2, 2), 0));
         }
     }
 

@@ -65,11 +65,12 @@ pub(super) struct World<A> {
     family: PhantomData<A>,
 }
 
-/// What a packet came to: the verdict, the interface, the five-tuple and the link-layer destination afterwards.
+/// What a packet came to: the verdict, the five-tuple, the TCP flags and the link-layer destination afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Came<A> {
     pub(super) verdict: Verdict,
     pub(super) key: FlowKey<A>,
+    pub(super) flags: u8,
     pub(super) mac: [u8; 6],
 }
 
@@ -150,9 +151,9 @@ where
         packet.ingress = self.way.0;
         let action = pipeline::run(&mut packet, &self.memory);
         let network = parse::network::<A>(&packet).expect("a network header");
-        let (key, _) = parse::segment::<A>(&packet, &network).expect("a transport header");
+        let (key, segment) = parse::segment::<A>(&packet, &network).expect("a transport header");
         let mac = packet.load::<Ethernet>(0).expect("an Ethernet header").destination;
-        Came { verdict: action.verdict, key, mac }
+        Came { verdict: action.verdict, key, flags: segment.flags, mac }
     }
 
     /// Goes through a handshake: the tuple as the target sees it.
