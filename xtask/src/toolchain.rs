@@ -92,7 +92,8 @@ pub(crate) fn cargo_install(
         return Ok(path);
     }
     let mut command = workspace::cargo();
-    command.args(["install", "--locked", "--force", "--no-track", "--root"]).arg(folder);
+    // A tool is built for a few runs: without optimisation that is done in half the time.
+    command.args(["install", "--debug", "--locked", "--force", "--no-track", "--root"]).arg(folder);
     let build = workspace::toolchain().join("tool-build");
     command.arg("--target-dir").arg(&build).args(arguments);
     // Flags meant for the workspace must not reach a tool's build.
