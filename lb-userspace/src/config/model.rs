@@ -291,8 +291,7 @@ pub struct Timeouts {
     pub tcp_established: Duration,
     /// A TCP connection of which one side has closed (default 120 s).
     pub tcp_closing: Duration,
-    /// A closed TCP connection whose target may still hold it in TIME_WAIT: its port is not used again (default 66 s:
-    /// Linux means 60 s, but its timers for that long run up to 5.1 s late).
+    /// A closed TCP connection whose target may still hold it in TIME_WAIT: its port is not used again (default 66 s).
     pub tcp_time_wait: Duration,
     /// A UDP exchange that was not answered yet (default 30 s).
     pub udp_unanswered: Duration,

@@ -144,6 +144,9 @@ fn show(time: Duration) -> String {
     }
 }
 
+/// Linux means TIME_WAIT to last 60 s, but its timers for that long run up to 5.1 s late, by how often they tick.
+const TIME_WAIT_SECS: u64 = 66;
+
 fn timeouts(raw: Option<&raw::Timeouts>, faults: &mut Collector) -> Option<Timeouts> {
     let mut timeout = |key: Option<&Option<At<Time>>>, default_secs: u64| {
         let default = Duration::from_secs(default_secs);
@@ -154,9 +157,19 @@ fn timeouts(raw: Option<&raw::Timeouts>, faults: &mut Collector) -> Option<Timeo
     let tcp_handshake = timeout(raw.map(|raw| &raw.tcp_handshake), 30);
     let tcp_established = timeout(raw.map(|raw| &raw.tcp_established), 350);
     let tcp_closing = timeout(raw.map(|raw| &raw.tcp_closing), 120);
-    let tcp_time_wait = timeout(raw.map(|raw| &raw.tcp_time_wait), 66);
+    let tcp_time_wait = timeout(raw.map(|raw| &raw.tcp_time_wait), TIME_WAIT_SECS);
     let udp_unanswered = timeout(raw.map(|raw| &raw.udp_unanswered), 30);
     let udp_established = timeout(raw.map(|raw| &raw.udp_established), 120);
+    if let Some(At { value: Time(time), place }) = raw.and_then(|raw| raw.tcp_time_wait.as_ref())
+        && *time < Duration::from_secs(TIME_WAIT_SECS)
+    {
+        let message = format!(
+            "{} is less than Linux targets hold a closed connection, so a client whose port meets one has to try again; \
+             give {TIME_WAIT_SECS}s, or what the targets' own system needs",
+            show(*time)
+        );
+        faults.warn(place, message);
+    }
     Some(Timeouts {
         tcp_handshake: tcp_handshake?,
         tcp_established: tcp_established?,

@@ -178,6 +178,12 @@ fn warnings() {
             "1000-1999",
             "p.yaml:2:34: snat.ports: has ports below 1024, where the host's own servers listen",
         ),
+        (
+            "groups:\n",
+            "timeouts: { tcp_time_wait: 2s }\ngroups:\n",
+            "p.yaml:6:28: timeouts.tcp_time_wait: 2s is less than Linux targets hold a closed connection, so a client \
+             whose port meets one has to try again; give 66s, or what the targets' own system needs",
+        ),
     ] {
         let checked = parse(&changed(from, to), "p.yaml").expect("a warning is no fault");
         let warnings: Vec<String> = checked.warnings.iter().map(ToString::to_string).collect();
