@@ -31,8 +31,8 @@ pub(super) fn indexes(state: &NetState, interfaces: &[String]) -> Vec<u32> {
         .collect()
 }
 
-/// What of a configuration cannot work on this host: interfaces that are not there, targets whose replies would not meet
-/// the program.
+/// What of a configuration cannot work on this host: interfaces that are not there, VIPs that would cut the host off,
+/// targets whose replies would not meet the program.
 pub(super) fn unfit(state: &NetState, config: &Config) -> Vec<String> {
     let missing = config.interfaces.iter().filter(|name| state.interface_named(name).is_none());
     let there: Vec<&str> = state.interfaces().map(|interface| interface.name.as_str()).collect();
@@ -41,6 +41,16 @@ pub(super) fn unfit(state: &NetState, config: &Config) -> Vec<String> {
         .collect();
     if !found.is_empty() {
         return found;
+    }
+    let vips: BTreeSet<IpAddr> = config.services.iter().map(|service| service.address).collect();
+    for vip in vips {
+        if let Some(ifindex) = state.interface_in_network(vip) {
+            found.push(format!(
+                "services: {vip} is this host's own address on {}: all its ports but the services' would be cut off, \
+                 SSH too; give the services an address of their own (as /32 or /128 if you put it on the host yourself)",
+                name(state, ifindex)
+            ));
+        }
     }
     let carrying = indexes(state, &config.interfaces);
     for group in &config.groups {
@@ -56,9 +66,12 @@ pub(super) fn unfit(state: &NetState, config: &Config) -> Vec<String> {
     found
 }
 
+fn name(state: &NetState, ifindex: u32) -> String {
+    state.interface(ifindex).map_or_else(|| ifindex.to_string(), |interface| interface.name.clone())
+}
+
 fn elsewhere(state: &NetState, address: IpAddr, ifindex: u32) -> String {
-    let name =
-        state.interface(ifindex).map_or_else(|| ifindex.to_string(), |interface| interface.name.clone());
+    let name = name(state, ifindex);
     format!(
         "{address} is reached by interface {name}, where its replies would not meet the program; add {name} to \
          `interfaces`"
@@ -118,6 +131,23 @@ mod tests {
             });
         }
         state
+    }
+
+    #[test]
+    fn a_vip_must_not_be_the_hosts_own_address() {
+        let text = include_str!("../../../examples/portside.yaml");
+        let config = crate::config::parse(text, "portside.yaml").unwrap().config;
+        let unfit_with = |prefix_len| {
+            let mut state = state();
+            state.insert_address(2, config.services[0].address, prefix_len);
+            unfit(&state, &config)
+                .into_iter()
+                .filter(|reason| reason.starts_with("services:"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(unfit_with(32), Vec::<String>::new(), "as the agent puts it there, or an operator");
+        let reasons = unfit_with(24);
+        assert!(reasons[0].contains("10.0.0.100 is this host's own address on eth0"), "{reasons:?}");
     }
 
     #[test]

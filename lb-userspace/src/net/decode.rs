@@ -41,9 +41,11 @@ pub(super) fn apply(state: &mut NetState, message: &RouteNetlinkMessage) -> Effe
         RouteNetlinkMessage::DelLink(link) if is_link(link) => {
             Effect { changed: state.remove_interface(link.header.index), reread: true }
         }
-        RouteNetlinkMessage::NewAddress(message) => Effect::changed(
-            address(message).is_some_and(|address| state.insert_address(message.header.index, address)),
-        ),
+        RouteNetlinkMessage::NewAddress(message) => {
+            Effect::changed(address(message).is_some_and(|address| {
+                state.insert_address(message.header.index, address, message.header.prefix_len)
+            }))
+        }
         RouteNetlinkMessage::DelAddress(message) => Effect {
             changed: address(message)
                 .is_some_and(|address| state.remove_address(message.header.index, address)),

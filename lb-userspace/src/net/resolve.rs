@@ -318,9 +318,9 @@ mod tests {
         let mut state = NetState::default();
         state.insert_interface(interface(ETH0, "eth0", MAC0));
         state.insert_interface(interface(ETH1, "eth1", MAC1));
-        state.insert_address(ETH0, ip("10.0.0.2"));
-        state.insert_address(ETH0, ip("2001:db8::2"));
-        state.insert_address(ETH1, ip("10.1.0.2"));
+        state.insert_address(ETH0, ip("10.0.0.2"), 24);
+        state.insert_address(ETH0, ip("2001:db8::2"), 64);
+        state.insert_address(ETH1, ip("10.1.0.2"), 24);
         state.insert_route(route("10.0.0.0/24", 0, vec![way(ETH0, None)]));
         state.insert_route(route("10.1.0.0/24", 0, vec![way(ETH1, None)]));
         state.insert_route(route("0.0.0.0/0", 0, vec![way(ETH0, Some("10.0.0.1"))]));

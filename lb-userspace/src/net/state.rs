@@ -2,12 +2,7 @@
 //!
 //! A [`NetState`] is cheap to clone: its tables are shared until one of them changes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -18,7 +13,8 @@ pub type Mac = [u8; 6];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetState {
     interfaces: Arc<BTreeMap<u32, Interface>>,
-    addresses: Arc<BTreeSet<(u32, IpAddr)>>,
+    /// With the length of the prefix that each was given with.
+    addresses: Arc<BTreeMap<(u32, IpAddr), u8>>,
     routes: Arc<BTreeMap<(RouteTable, IpNet), Vec<Route>>>,
     neighbours: Arc<BTreeMap<(IpAddr, u32), Neighbour>>,
 }
@@ -204,12 +200,20 @@ impl NetState {
 
     /// The host's addresses, with the index of the interface that each is on.
     pub fn addresses(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
-        self.addresses.iter().copied()
+        self.addresses.keys().copied()
     }
 
     /// Whether some interface of this host has the address.
     pub fn is_own_address(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|(_, own)| *own == address)
+        self.addresses().any(|(_, own)| own == address)
+    }
+
+    /// The interface on which the address stands for this host in a network, rather than for itself alone (/32, /128).
+    pub fn interface_in_network(&self, address: IpAddr) -> Option<u32> {
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let found =
+            self.addresses.iter().find(|((_, own), prefix_len)| *own == address && **prefix_len < whole);
+        found.map(|((ifindex, _), _)| *ifindex)
     }
 
     /// All routes of both tables, by prefix, the lowest metric first.
@@ -247,21 +251,22 @@ impl NetState {
             return false;
         }
         Arc::make_mut(&mut self.interfaces).remove(&index);
-        Arc::make_mut(&mut self.addresses).retain(|(ifindex, _)| *ifindex != index);
+        Arc::make_mut(&mut self.addresses).retain(|(ifindex, _), _| *ifindex != index);
         Arc::make_mut(&mut self.neighbours).retain(|(_, ifindex), _| *ifindex != index);
         true
     }
 
-    /// Adds an address of this host.
-    pub fn insert_address(&mut self, ifindex: u32, address: IpAddr) -> bool {
-        !self.addresses.contains(&(ifindex, address))
-            && Arc::make_mut(&mut self.addresses).insert((ifindex, address))
+    /// Adds an address of this host, with the length of its prefix.
+    pub fn insert_address(&mut self, ifindex: u32, address: IpAddr, prefix_len: u8) -> bool {
+        let key = (ifindex, address);
+        self.addresses.get(&key) != Some(&prefix_len)
+            && Arc::make_mut(&mut self.addresses).insert(key, prefix_len) != Some(prefix_len)
     }
 
     /// Removes an address of this host.
     pub fn remove_address(&mut self, ifindex: u32, address: IpAddr) -> bool {
-        self.addresses.contains(&(ifindex, address))
-            && Arc::make_mut(&mut self.addresses).remove(&(ifindex, address))
+        self.addresses.contains_key(&(ifindex, address))
+            && Arc::make_mut(&mut self.addresses).remove(&(ifindex, address)).is_some()
     }
 
     /// Adds a route beside those with the same prefix, behind those with the same metric.
