@@ -2,7 +2,8 @@
 //!
 //! - `maps/NAME`: the maps in force.
 //! - `next/NAME`: maps that the next program uses, while they are filled; they move to `maps` once it is attached.
-//! - `tables/ROW`: the lookup tables in `TABLES`, so that they can be opened without the right to open any map by id.
+//! - `tables/ROW` and `generations/NAME-ROW`: the maps in the maps of maps, so that they can be opened without the right to
+//!   open any map by its id.
 //! - `programs/VERSION/NAME`: the programs of one version and its program array.
 //! - `links/INTERFACE` and `tracepoints/NAME`: what keeps the programs attached.
 
@@ -28,9 +29,15 @@ impl Pins {
 
     /// Makes the folders.
     pub(crate) fn create(&self) -> Result<(), OpenError> {
-        for folder in
-            [self.maps(), self.next(), self.tables(), self.programs(), self.links(), self.tracepoints()]
-        {
+        for folder in [
+            self.maps(),
+            self.next(),
+            self.tables(),
+            self.generations(),
+            self.programs(),
+            self.links(),
+            self.tracepoints(),
+        ] {
             fs::create_dir_all(&folder).map_err(OpenError::system(format!("make {}", folder.display())))?;
         }
         Ok(())
@@ -67,6 +74,15 @@ impl Pins {
     /// The pin of the lookup table in a row.
     pub(crate) fn table(&self, row: u32) -> PathBuf {
         self.tables().join(row.to_string())
+    }
+
+    pub(crate) fn generations(&self) -> PathBuf {
+        self.root.join("generations")
+    }
+
+    /// The pin of a generation's map in a map of maps.
+    pub(crate) fn generation(&self, outer: &str, generation: u32) -> PathBuf {
+        self.generations().join(format!("{outer}-{generation}"))
     }
 
     /// The pin of an interface's link.

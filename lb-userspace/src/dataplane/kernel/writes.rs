@@ -1,6 +1,6 @@
 //! Making changes in the kernel's maps, each read back before it is reported as made.
 
-use std::{collections::BTreeMap, net::IpAddr, os::fd::AsRawFd};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::AsRawFd, path::Path};
 
 use ipnet::IpNet;
 use lb_common::{
@@ -71,24 +71,26 @@ impl KernelDataPlane {
 
     /// The lookup table in a row, if there is one.
     pub(super) fn table_map(&self, table: u32) -> Result<Option<Map>, WriteError> {
-        let outer = self.map(map::TABLES)?;
-        let Some(id) = outer.get::<u32, u32>(&table)? else { return Ok(None) };
-        // The pin serves agents that may not open maps by their id.
-        let pinned = Map::from_pin(&table_name(table), &self.pins.table(table))?;
-        if let Some(map) = pinned.filter(|map| map.id() == id) {
-            return Ok(Some(map));
-        }
-        let fd = sys::map_by_id(id).map_err(|error| outer.error(&format!("open table {table}"), &error))?;
-        Map::from_fd(&table_name(table), fd).map(Some)
+        self.inner_map(map::TABLES, table, &table_name(table), &self.pins.table(table))
     }
 
     /// A generation's inner map of `outer`, if there is one.
     pub(super) fn generation_map(&self, outer: &str, generation: u32) -> Result<Option<Map>, WriteError> {
+        self.inner_map(outer, generation, outer, &self.pins.generation(outer, generation))
+    }
+
+    /// The map in a row of a map of maps, if there is one.
+    fn inner_map(&self, outer: &str, row: u32, name: &str, pin: &Path) -> Result<Option<Map>, WriteError> {
         let outer = self.map(outer)?;
-        let Some(id) = outer.get::<u32, u32>(&generation)? else { return Ok(None) };
-        let fd = sys::map_by_id(id)
-            .map_err(|error| outer.error(&format!("open generation {generation}"), &error))?;
-        Map::from_fd(outer.name(), fd).map(Some)
+        let Some(id) = outer.get::<u32, u32>(&row)? else { return Ok(None) };
+        // The pin serves agents that may not open maps by their id.
+        let pinned = Map::from_pin(name, pin)?;
+        if let Some(map) = pinned.filter(|map| map.id() == id) {
+            return Ok(Some(map));
+        }
+        let fd =
+            sys::map_by_id(id).map_err(|error| outer.error(&format!("open the map in row {row}"), &error))?;
+        Map::from_fd(name, fd).map(Some)
     }
 
     fn write_route<A: Family>(&self, prefix: IpNet, row: Option<u32>) -> Result<(), WriteError> {
@@ -128,17 +130,10 @@ impl KernelDataPlane {
             if self.map(map::TABLES)?.get::<u32, u32>(&table)? != Some(inner.id()) {
                 return Err(inner.differs("its place in TABLES"));
             }
-            self.pin_table(table, &inner)?;
+            pin_anew(&self.pins.table(table), &inner)?;
             self.tables.insert(table, inner);
         }
         Ok(())
-    }
-
-    fn pin_table(&self, table: u32, inner: &Map) -> Result<(), WriteError> {
-        let path = self.pins.table(table);
-        let error = |reason: String| WriteError { what: format!("pin {}", path.display()), reason };
-        pins::remove_pin(&path).map_err(|reason| error(reason.to_string()))?;
-        sys::pin(inner.fd(), &path).map_err(|reason| error(reason.to_string()))
     }
 
     fn write_slots(&mut self, table: u32, slots: &[(u32, u32)]) -> Result<(), WriteError> {
@@ -245,12 +240,19 @@ impl KernelDataPlane {
         if outer.get::<u32, u32>(&generation)? != Some(inner.id()) {
             return Err(outer.differs("a generation's place"));
         }
-        Ok(())
+        pin_anew(&self.pins.generation(outer.name(), generation), &inner)
     }
 
     fn write_control(&self, control: &Control) -> Result<(), WriteError> {
         self.map(map::CONTROL)?.set(&0u32, control)
     }
+}
+
+/// Pins a map in the place of another.
+fn pin_anew(path: &Path, map: &Map) -> Result<(), WriteError> {
+    let error = |reason: String| WriteError { what: format!("pin {}", path.display()), reason };
+    pins::remove_pin(path).map_err(|reason| error(reason.to_string()))?;
+    sys::pin(map.fd(), path).map_err(|reason| error(reason.to_string()))
 }
 
 fn write_rows<V: Plain + PartialEq>(map: &Map, rows: &[V]) -> Result<(), WriteError> {
