@@ -268,10 +268,19 @@ impl Lbd {
 
     /// Runs `lbd unload`; fails unless it succeeds.
     pub fn unload(&self, host: &Host) -> Result<String> {
+        process::run(self.unload_command(host)?, LIMIT)
+    }
+
+    /// Runs `lbd unload`, whatever becomes of it.
+    pub fn run_unload(&self, host: &Host) -> Result<Output> {
+        process::output(&mut self.unload_command(host)?, LIMIT)
+    }
+
+    fn unload_command(&self, host: &Host) -> Result<Command> {
         let mut command = host.ns.command(&self.program)?;
         command.arg("unload").args(["--pin-dir".as_ref(), self.pins.as_os_str()]);
         command.args(["--state-dir".as_ref(), self.scratch.join("state").as_os_str()]);
-        process::run(command, LIMIT)
+        Ok(command)
     }
 
     /// What the agent has logged so far, over all its starts.

@@ -16,7 +16,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use crate::netns::NetNs;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_UPDATE_IF_NOEXIST: u32 = 1 << 0;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -39,11 +41,40 @@ struct ProgLoad {
     prog_name: [u8; 16],
 }
 
+/// The head of the kernel's `union bpf_attr` for making a link.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
 /// Attaches the program to `interface` of `ns` in driver mode.
 pub fn attach(ns: &NetNs, interface: &str) -> Result<()> {
     let program = load().context("load a pass-all XDP program (needs root, or CAP_BPF and CAP_NET_ADMIN)")?;
     ns.block_on(|| set(interface, &program))?
         .with_context(|| format!("attach a pass-all XDP program to {interface} in {ns}"))
+}
+
+/// Attaches the program to `interface` of `ns` by a BPF link, as loaders with a process of their own do; it stays as long as
+/// the value lives.
+pub fn link(ns: &NetNs, interface: &str) -> Result<OwnedFd> {
+    let program = load().context("load a pass-all XDP program (needs root, or CAP_BPF and CAP_NET_ADMIN)")?;
+    let link = ns.run(|| -> io::Result<OwnedFd> {
+        let attr = LinkCreate {
+            prog_fd: program.as_raw_fd().cast_unsigned(),
+            target_ifindex: nix::net::if_::if_nametoindex(interface)?,
+            attach_type: BPF_XDP,
+            flags: XDP_FLAGS_DRV_MODE,
+        };
+        // SAFETY: `attr` is the kernel's layout and its size is passed along.
+        let fd = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attr, size_of::<LinkCreate>())
+        };
+        owned(fd)
+    })?;
+    link.with_context(|| format!("link a pass-all XDP program to {interface} in {ns}"))
 }
 
 async fn set(interface: &str, program: &OwnedFd) -> Result<()> {
@@ -78,6 +109,11 @@ fn load() -> io::Result<OwnedFd> {
     };
     // SAFETY: `attr` is the kernel's layout and its size is passed along; both pointers in it outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<ProgLoad>()) };
+    owned(fd)
+}
+
+/// What a system call answered that makes a descriptor.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
         return Err(io::Error::last_os_error());

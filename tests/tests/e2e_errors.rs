@@ -1,9 +1,17 @@
 //! What a user reads when something stands in the way: what is wrong, where, and what to do. Nothing else changes.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use lb_tests::{
     lbd::{Lbd, binary},
     process::{self, Output},
@@ -60,17 +68,18 @@ fn a_second_agent_on_the_node() -> Result<()> {
     let _alone = require::alone();
     let bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
     let balancer = &bed.topology.balancer;
-    let state = bed.lbd.scratch("state").to_string_lossy().into_owned();
-    let pid = bed.lbd.pid().context("it does not run")?.to_string();
-    expect_refusal(
-        &bed.lbd.run_to_end(balancer)?,
-        &["another agent is at work", &state, &pid, "stop it first"],
-    )?;
-    // With folders of its own, it meets the first one's program.
+    let pid = format!("process {}", bed.lbd.pid().context("it does not run")?);
+    let expected = ["another agent is at work on this host", &pid, "stop it first"];
+    expect_refusal(&bed.lbd.run_to_end(balancer)?, &expected)?;
+    // Folders of its own make no difference: VIPs, ports and interfaces are the host's.
     let other = Lbd::prepare(balancer, &format!("{:#}", standard(&bed.topology)))?;
+    expect_refusal(&other.run_to_end(balancer)?, &expected)?;
+    expect_refusal(&other.run_unload(balancer)?, &expected)?;
+    // The same folders do in another network namespace.
+    let state = bed.lbd.scratch("state").to_string_lossy().into_owned();
     expect_refusal(
-        &other.run_to_end(balancer)?,
-        &[INTERFACE, "already carries an XDP program", "xdpdrv off"],
+        &bed.lbd.run_to_end(&bed.topology.client)?,
+        &["another agent is at work", &state, "--state-dir"],
     )?;
     // The first one goes on.
     bed.lbd.wait_ready(SOON)?;
@@ -115,6 +124,84 @@ fn no_privilege() -> Result<()> {
     let output = run_through(&lbd, &topology, "setpriv", &["--bounding-set=-all", "--inh-caps=-all"])?;
     expect_refusal(&output, &["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "run lbd as root"])?;
     nothing_is_left(&lbd, &topology)
+}
+
+#[test]
+fn the_capabilities_that_are_asked_for_are_enough() -> Result<()> {
+    let _alone = require::alone();
+    require::program("setpriv")?;
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    // From the first start on, and for taking over what such an agent left.
+    bed.lbd.stop()?;
+    bed.lbd.unload(&bed.topology.balancer)?;
+    let script = bed.lbd.scratch("lbd-with-few-capabilities");
+    let text = format!(
+        "#!/bin/sh\nexec setpriv --bounding-set=-all,+bpf,+net_admin,+perfmon {} \"$@\"\n",
+        binary("lbd")?.display()
+    );
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    bed.lbd.set_program(&script);
+    for adopted in [false, true] {
+        bed.lbd.restart(&bed.topology.balancer)?;
+        bed.wait_until_all_take_flows("web-v4")?;
+        let status = bed.lbd.get("/v1/status")?;
+        assert_eq!(status["interfaces"][0]["adopted"], adopted, "{status:#}");
+        assert_eq!(status["data_plane"]["drift"], serde_json::json!([]), "{status:#}");
+        // What it cannot do without more is said.
+        let warnings = status["warnings"].to_string();
+        ensure!(warnings.contains("transmit failures"), "{status:#}");
+        bed.load(Family::V4).count(200).run(&bed.topology.client.ns)?.expect_no_failures()?;
+        bed.verdicts()?;
+        bed.lbd.kill()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_host_lacks_keeps_a_first_start_away_but_no_accepted_revision() -> Result<()> {
+    let _alone = require::alone();
+    let (mut lbd, topology) = prepared()?;
+    let balancer = &topology.balancer;
+    let listen = SocketAddr::from(([127, 0, 0, 1], 9100));
+    let mut config = standard(&topology);
+    config["api"] = serde_json::json!({ "listen": listen });
+    config["interfaces"] = serde_json::json!([INTERFACE, "extra"]);
+    lbd.write_config(&config.to_string())?;
+    let taken = || balancer.ns.run(|| TcpListener::bind(listen))?.context("take the API's port");
+
+    balancer
+        .ns
+        .ip_batch("link add extra type veth peer name other\nlink set extra up\nlink set other up\n")?;
+    let taker = taken()?;
+    expect_refusal(&lbd.run_to_end(balancer)?, &["127.0.0.1:9100", "in use"])?;
+    nothing_is_left(&lbd, &topology)?;
+    assert_eq!(balancer.ns.read_sysctl("net.ipv4.ip_local_reserved_ports")?, "");
+    drop(taker);
+    lbd.restart(balancer)?;
+    lbd.kill()?;
+
+    let _taker = taken()?;
+    balancer.ns.ip_batch("link del extra\n")?;
+    lbd.launch(balancer)?;
+    // It is not ready, but it answers.
+    let begun = Instant::now();
+    while lbd.get("/v1/version").is_err() {
+        ensure!(begun.elapsed() < LIMIT, "it does not answer:\n{}", lbd.log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let status = lbd.get("/v1/status")?;
+    assert_eq!(status["interfaces"][0]["adopted"], true, "{status:#}");
+    let said = status.to_string();
+    for part in ["there is no interface extra", "api.listen: ", "127.0.0.1:9100"] {
+        ensure!(said.contains(part), "`{part}` is not in {status:#}");
+    }
+    // The API that there is can mend it.
+    config["interfaces"] = serde_json::json!([INTERFACE]);
+    let (code, answer) =
+        lbd.request(Method::PUT, "/v1/configuration", Some(("application/yaml", &config.to_string())))?;
+    assert_eq!(code, StatusCode::OK, "{answer}");
+    lbd.wait_ready(LIMIT)
 }
 
 #[test]
@@ -221,10 +308,10 @@ fn a_faulty_change_changes_nothing_and_names_every_fault() -> Result<()> {
     bed.lbd.signal(Signal::SIGHUP)?;
     let refused = |status: &serde_json::Value| status["file"]["differs"] == true;
     bed.lbd.wait_for("/v1/status", SOON, refused)?;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while !bed.lbd.log().contains("nowhere") {
         ensure!(begun.elapsed() < SOON, "the log does not say why the file was refused:\n{}", bed.lbd.log());
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
 
     let status = bed.lbd.get("/v1/status")?;
@@ -306,7 +393,6 @@ fn generic_mode_balances_too() -> Result<()> {
 
 #[test]
 fn the_socket_is_not_for_everybody() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let _alone = require::alone();
     let bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
     let mode = fs::metadata::<&Path>(&bed.lbd.socket())?.permissions().mode() & 0o777;

@@ -12,10 +12,18 @@ use crate::{
 /// Why the agent cannot start, or had to stop. The text is meant for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// Another agent has the network namespace.
+    #[error(
+        "another agent is at work on this host ({holder}); stop it first: one balances for all interfaces"
+    )]
+    HostInUse {
+        /// Who has it.
+        holder: String,
+    },
     /// Another agent has the state folder.
     #[error(
-        "another agent is at work with the state folder {} ({holder}); stop it first, or give this one a folder of its \
-         own with --state-dir",
+        "another agent is at work with the state folder {} ({holder}), in another network namespace; stop it first, or \
+         give this one a folder of its own with --state-dir",
         folder.display()
     )]
     StateInUse {
@@ -90,7 +98,8 @@ impl AgentError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Faulty { .. } | Self::Unusable { .. } | Self::NoConfiguration { .. } => 4,
-            Self::StateInUse { .. }
+            Self::HostInUse { .. }
+            | Self::StateInUse { .. }
             | Self::Open(OpenError::InUse { .. } | OpenError::ForeignProgram { .. })
             | Self::Bind(BindError::Served { .. }) => 5,
             Self::Open(

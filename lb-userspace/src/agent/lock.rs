@@ -1,15 +1,22 @@
-//! One agent for each state folder.
+//! One agent for each network namespace, and for each state folder.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io::{Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::{DirBuilderExt as _, OpenOptionsExt as _},
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
+    },
     path::Path,
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
 };
 
 use super::error::AgentError;
@@ -17,6 +24,34 @@ use super::error::AgentError;
 /// Held as long as the value lives.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "holding it is all it is for")] Flock<File>);
+
+/// Name of the abstract socket (unix(7)) whose holder is the agent of a network namespace. It has no file: each network
+/// namespace has such names of its own, and a process that ends has let go of them.
+const HOST_LOCK: &str = "portside";
+
+/// Held as long as the value lives.
+#[derive(Debug)]
+pub(super) struct HostLock(#[expect(dead_code, reason = "holding it is all it is for")] UnixListener);
+
+/// Locks the network namespace: VIPs, reserved ports and interfaces are its own, whatever the folders.
+pub(super) fn lock_host() -> Result<HostLock, AgentError> {
+    hold(HOST_LOCK)
+}
+
+fn hold(name: &str) -> Result<HostLock, AgentError> {
+    let failed = || AgentError::system("lock the network namespace");
+    let name = SocketAddr::from_abstract_name(name).map_err(failed())?;
+    match UnixListener::bind_addr(&name) {
+        Ok(listener) => Ok(HostLock(listener)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let holder = UnixStream::connect_addr(&name)
+                .and_then(|stream| Ok(getsockopt(&stream, PeerCredentials)?.pid()))
+                .map_or_else(|_| "which is about to end".to_owned(), |pid| format!("process {pid}"));
+            Err(AgentError::HostInUse { holder })
+        }
+        Err(error) => Err(failed()(error)),
+    }
+}
 
 /// Locks a state folder, making it if it is missing.
 /// `pins` is told to whoever finds it locked.
@@ -51,6 +86,19 @@ pub(super) fn lock(folder: &Path, pins: &Path) -> Result<Lock, AgentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_agent_on_a_host_is_told_of_the_first() {
+        // An agent may be at work on the host that runs this.
+        let own = format!("process {}", std::process::id());
+        let name = format!("portside-test-{own}");
+        let held = hold(&name).unwrap();
+        let error = hold(&name).unwrap_err();
+        assert!(error.to_string().contains(&own), "{error}");
+        assert_eq!(error.exit_code(), 5);
+        drop(held);
+        hold(&name).unwrap();
+    }
 
     #[test]
     fn a_second_agent_is_told_of_the_first() {

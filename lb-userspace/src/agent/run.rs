@@ -1,6 +1,6 @@
 //! The agent from its start to its end: parse, build, serve, drain.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -15,8 +15,8 @@ use super::{
     engine::Request,
     error::AgentError,
     events::EventLog,
-    lock::lock,
-    start::{Channels, GRACE, build, first},
+    lock::{lock, lock_host},
+    start::{Channels, First, GRACE, build, first},
 };
 use crate::{
     api::{
@@ -25,7 +25,7 @@ use crate::{
         types::Readiness,
     },
     config::revision::Revisions,
-    dataplane::kernel::PacketLogLevel,
+    dataplane::kernel::{PacketLogLevel, privileged},
     health::{Prober, concurrency},
 };
 
@@ -55,10 +55,13 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let stop = CancellationToken::new();
     // Before anything slow, so that a signal during the start is not the default action.
     let signals = Signals::install()?;
+    privileged()?;
+    let _host = lock_host()?;
     let _lock = lock(&options.state_dir, &options.pin_dir)?;
     let revisions = Revisions::open(&options.state_dir)?;
-    let first = first(&options, &revisions)?;
-    let listen = first.config.api.listen;
+    let mut first = first(&options, &revisions)?;
+    // Before anything is changed: an address in use is found out while nothing has to be taken back.
+    let endpoints = endpoints(&options, &mut first).await?;
 
     let events = Arc::new(EventLog::new());
     let (readiness, ready) = watch::channel(Readiness::default());
@@ -78,7 +81,6 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let channels = Channels { prober: to_prober, events: Arc::clone(&events), readiness, epoch };
     let engine = build(&options, revisions, first, channels).await?;
     let packet_log = options.packet_log.map(|_| engine.plane.packet_log()).transpose()?;
-    let endpoints = endpoints(&options, listen).await?;
     let backend: Arc<dyn Backend> = Arc::new(Handle { requests: requests.clone(), readiness: ready, events });
 
     if let Some(log) = packet_log {
@@ -122,10 +124,21 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     ended.map_or(Ok(()), |task| Err(AgentError::TaskEnded(task)))
 }
 
-async fn endpoints(options: &Options, listen: Option<SocketAddr>) -> Result<Vec<Endpoint>, AgentError> {
+async fn endpoints(options: &Options, first: &mut First) -> Result<Vec<Endpoint>, AgentError> {
     let mut endpoints = vec![Endpoint::unix(&options.socket)?];
-    if let Some(address) = listen {
-        endpoints.push(Endpoint::tcp(address).await?);
+    if let Some(address) = first.config.api.listen {
+        match Endpoint::tcp(address).await {
+            Ok(endpoint) => endpoints.push(endpoint),
+            // The data plane may be at work without an agent, which is worse than an agent without this.
+            Err(error) if first.was_accepted() => first.failures.push((
+                "api",
+                format!(
+                    "api.listen: {error}; the API is served on {} alone until lbd is restarted",
+                    options.socket.display()
+                ),
+            )),
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(endpoints)
 }

@@ -38,6 +38,16 @@ pub(super) struct First {
     /// What faults are said of.
     origin: String,
     warnings: Vec<String>,
+    /// What could not be done so far, by what it concerns.
+    pub(super) failures: Vec<(&'static str, String)>,
+}
+
+impl First {
+    /// Whether it is a revision that was in force before. It is not given up because the host has changed: the data
+    /// plane is at work with it, and what is wrong is a warning.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.seed.is_none()
+    }
 }
 
 /// Reads what is to be run. Changes nothing.
@@ -59,7 +69,8 @@ pub(super) fn first(options: &Options, revisions: &Revisions) -> Result<First, A
     if let Some(interface) = &options.interface {
         config.interfaces = vec![interface.clone()];
     }
-    Ok(First { config, seed, origin, warnings: warnings.iter().map(ToString::to_string).collect() })
+    let warnings = warnings.iter().map(ToString::to_string).collect();
+    Ok(First { config, seed, origin, warnings, failures: Vec::new() })
 }
 
 /// The channels that an engine is built with.
@@ -115,7 +126,7 @@ pub(super) async fn build(
         host_warnings: Vec::new(),
         found_attached: std::collections::BTreeSet::new(),
         listen: first.config.api.listen,
-        failures: BTreeMap::new(),
+        failures: first.failures.iter().cloned().collect(),
         ticks: 0,
     };
     match engine.first_apply(first).await {
@@ -140,12 +151,11 @@ fn take_back(options: &Options) {
     }
 }
 
-/// Whether a configuration can work on this host, before anything is changed. A configuration that was accepted once is
-/// not given up because the host has changed: the data plane is at work with it. What is wrong is a warning then.
+/// Whether a configuration can work on this host, before anything is changed; what is wrong with one that was accepted.
 fn fits_host(first: &First, watch: &Watch) -> Result<Vec<String>, AgentError> {
     let mut reasons = network::unfit(&watch.current(), &first.config);
     reasons.extend(port_faults(&first.config.snat));
-    if first.seed.is_none() {
+    if first.was_accepted() {
         return Ok(reasons);
     }
     for group in &first.config.groups {
@@ -163,6 +173,7 @@ fn fits_host(first: &First, watch: &Watch) -> Result<Vec<String>, AgentError> {
 
 impl Engine {
     async fn first_apply(&mut self, first: First) -> Result<(), AgentError> {
+        let accepted = first.was_accepted();
         let First { config, seed, origin, .. } = first;
         self.reserve_ports(&config.snat).map_err(|error| AgentError::Unusable {
             origin: origin.clone(),
@@ -178,7 +189,14 @@ impl Engine {
         if let Some(error) = outcome.failed {
             return Err(AgentError::NotInForce(error));
         }
-        let attachments = block_in_place(|| self.plane.attach().map(<[_]>::to_vec))?;
+        let attachments = match block_in_place(|| self.plane.attach().map(<[_]>::to_vec)) {
+            Ok(attachments) => attachments,
+            Err(error) if accepted => {
+                self.failures.insert("attach", error.to_string());
+                self.plane.attachments().to_vec()
+            }
+            Err(error) => return Err(error.into()),
+        };
         let found = attachments.iter().filter(|attachment| attachment.adopted);
         self.found_attached = found.map(|attachment| attachment.interface.clone()).collect();
         for attachment in &attachments {

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{engine::ReservedPorts, error::AgentError, lock::lock};
+use super::{
+    engine::ReservedPorts,
+    error::AgentError,
+    lock::{lock, lock_host},
+};
 use crate::{
     config::state::Kept,
     dataplane::kernel,
@@ -24,6 +28,8 @@ pub struct UnloadOptions {
 /// # Errors
 /// If an agent is running, or the system refuses something.
 pub async fn unload(options: &UnloadOptions) -> Result<Vec<String>, AgentError> {
+    kernel::privileged()?;
+    let _host = lock_host()?;
     let _lock = lock(&options.state_dir, &options.pin_dir)?;
     let mut done = Vec::new();
     let vips = Vips::open()?;

@@ -1,7 +1,7 @@
 //! Each error that keeps the data plane from starting, with the text that its user sees. Privilege and the kernel's age
 //! are tested beside their code, on values.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::xdp_pass;
 use lb_userspace::dataplane::kernel::{KernelDataPlane, KernelOptions, OpenError, unload};
 
@@ -35,6 +35,17 @@ fn a_foreign_program_is_named_and_left_alone() -> Result<()> {
 }
 
 #[test]
+fn a_foreign_programs_link_is_named() -> Result<()> {
+    let setup = Setup::new()?;
+    let link = xdp_pass::link(&setup.ns, INTERFACE)?;
+    let text = open_error(&setup, setup.options())?.to_string();
+    ensure!(text.contains("bpftool link detach id "), "{text}");
+    drop(link);
+    setup.start()?;
+    Ok(())
+}
+
+#[test]
 fn another_portsides_program_is_foreign_too() -> Result<()> {
     let setup = Setup::new()?;
     let first = setup.start()?;
@@ -46,6 +57,7 @@ fn another_portsides_program_is_foreign_too() -> Result<()> {
     let other = options.pin_dir.clone();
     let error = open_error(&setup, options)?;
     assert!(matches!(&error, OpenError::ForeignProgram { name, .. } if name == "portside"), "{error}");
+    assert!(error.to_string().contains("lbd unload --pin-dir"), "{error}");
     assert!(!other.exists(), "a refused start leaves nothing");
     drop(first);
     Ok(())
@@ -73,9 +85,15 @@ fn a_missing_interface_is_named() -> Result<()> {
     let setup = Setup::new()?;
     let mut options = setup.options();
     options.interfaces.push("nowhere0".to_owned());
-    let text = open_error(&setup, options)?.to_string();
-    assert!(text.starts_with("there is no interface nowhere0; correct `interfaces`"), "{text}");
-    Ok(())
+    setup.inside(|| {
+        let mut dataplane = KernelDataPlane::open(options)?;
+        let error = dataplane.attach().err().context("attached to nothing")?;
+        let text = error.to_string();
+        ensure!(text.starts_with("there is no interface nowhere0; correct `interfaces`"), "{text}");
+        // The others have the program all the same.
+        assert_eq!(dataplane.attachments().len(), 1);
+        Ok(())
+    })
 }
 
 #[test]

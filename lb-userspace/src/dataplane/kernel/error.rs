@@ -46,7 +46,7 @@ pub enum OpenError {
     /// Somebody else's program has the interface.
     #[error(
         "interface {interface} already carries an XDP program that is not this Portside's: id {id}, name {name:?}; \
-         stop what loaded it, or take it off with: ip link set dev {interface} {kind} off"
+         {advice}"
     )]
     ForeignProgram {
         /// The interface.
@@ -55,12 +55,13 @@ pub enum OpenError {
         id: u32,
         /// The program's name, if the kernel told it.
         name: String,
-        /// `xdpdrv`, `xdpgeneric` or `xdpoffload`, as `ip link` wants it.
-        kind: &'static str,
+        /// How to be rid of it.
+        advice: String,
     },
     /// Another process has these pins open.
     #[error(
-        "another agent is at work on {}; stop it first, or give this one a pin directory of its own",
+        "another agent is at work on {}, in another network namespace; stop it first, or give this one a pin directory \
+         of its own",
         pin_dir.display()
     )]
     InUse {

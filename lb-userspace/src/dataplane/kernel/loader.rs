@@ -57,20 +57,18 @@ pub struct Adopted {
 }
 
 impl KernelDataPlane {
-    /// Makes maps and programs ready, adopting what fits. Packets are not touched before [`Self::attach`].
+    /// Makes maps and programs ready, adopting what fits. Packets are not touched before [`Self::attach`], which is also
+    /// the first to ask whether every interface is there.
     ///
     /// # Errors
     /// [`OpenError`] says what is missing and what to do; nothing that was in force has changed then.
     pub fn open(options: KernelOptions) -> Result<Self, OpenError> {
         preflight::host(&options.pin_dir)?;
-        let interfaces = options
-            .interfaces
-            .iter()
-            .map(|name| Ok((name, preflight::interface(name)?)))
-            .collect::<Result<Vec<_>, OpenError>>()?;
         let pins = Pins::new(&options.pin_dir);
-        for (name, ifindex) in interfaces {
-            preflight::no_foreign_program(&pins, name, ifindex)?;
+        for name in &options.interfaces {
+            if let Ok(ifindex) = preflight::interface(name) {
+                preflight::no_foreign_program(&pins, name, ifindex)?;
+            }
         }
         let object =
             Object::parse(&options.object).map_err(|error| OpenError::Object(programs::chain(&error)))?;

@@ -37,6 +37,7 @@ pub use self::{
     flows::{FlowCursor, FlowFilter, FlowPage},
     loader::{Adopted, DEFAULT_PIN_DIR, KernelOptions},
     packet_log::{PacketLog, PacketLogLevel},
+    preflight::privileged,
     unload::{Unloaded, unload},
 };
 use self::{

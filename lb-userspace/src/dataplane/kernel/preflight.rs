@@ -8,6 +8,8 @@ use std::{
 
 use nix::{net::if_::if_nametoindex, sys::statfs::statfs, sys::utsname::uname};
 
+use lb_common::abi;
+
 use super::{error::OpenError, netlink, pins::Pins, sys};
 
 /// `BPF_FS_MAGIC` of the kernel's `magic.h`.
@@ -21,9 +23,14 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
+/// Fails unless the process has the capabilities that everything here needs.
+pub fn privileged() -> Result<(), OpenError> {
+    privilege(effective_capabilities()?)
+}
+
 /// Checks privilege, kernel and file system.
 pub(crate) fn host(pin_dir: &Path) -> Result<(), OpenError> {
-    privilege(effective_capabilities()?)?;
+    privileged()?;
     kernel(&uname().map_err(|error| OpenError::system("uname")(error.into()))?.release().to_string_lossy())?;
     bpf_file_system(pin_dir)
 }
@@ -43,7 +50,16 @@ pub(crate) fn no_foreign_program(pins: &Pins, name: &str, ifindex: u32) -> Resul
         Some((kind, id)) => {
             let program = sys::program_by_id(id).and_then(|fd| sys::program_info(fd.as_fd()));
             let program_name = program.map(|program| program.name).unwrap_or_default();
-            Err(OpenError::ForeignProgram { interface: name.to_owned(), id, name: program_name, kind })
+            let advice = match sys::xdp_link_of(id, ifindex) {
+                _ if program_name == abi::program::ENTRY => {
+                    "another Portside's pins hold it: lbd unload --pin-dir ITS_FOLDER".to_owned()
+                }
+                Some(link) => format!("end what holds its BPF link, or: bpftool link detach id {link}"),
+                None => {
+                    format!("stop what loaded it, or take it off with: ip link set dev {name} {kind} off")
+                }
+            };
+            Err(OpenError::ForeignProgram { interface: name.to_owned(), id, name: program_name, advice })
         }
     }
 }

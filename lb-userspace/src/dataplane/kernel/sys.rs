@@ -6,14 +6,15 @@ use std::{
     io,
     mem::{MaybeUninit, size_of, zeroed},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info, bpf_prog_info, perf_event_attr,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_prog_info,
+    perf_event_attr,
 };
 
 /// `PERF_TYPE_TRACEPOINT` of `perf_event.h`.
@@ -149,6 +150,28 @@ pub(crate) fn link_program(fd: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: as in `xdp_link_info`.
     let info: bpf_link_info = unsafe { info(fd, zeroed())? };
     Ok(info.prog_id)
+}
+
+/// The id of the XDP link that holds a program on an interface, if one does and this process may look at links.
+pub(crate) fn xdp_link_of(program: u32, ifindex: u32) -> Option<u32> {
+    let mut id = 0;
+    loop {
+        let mut attr = empty_attr();
+        // SAFETY: as in `map_create`.
+        unsafe { &mut attr.__bindgen_anon_6 }.__bindgen_anon_1.start_id = id;
+        // SAFETY: BPF_LINK_GET_NEXT_ID reads one integer and writes another.
+        unsafe { call(bpf_cmd::BPF_LINK_GET_NEXT_ID, &mut attr) }.ok()?;
+        // SAFETY: every bit pattern is valid for the integer read.
+        id = unsafe { attr.__bindgen_anon_6.next_id };
+        let Ok(fd) = by_id(bpf_cmd::BPF_LINK_GET_FD_BY_ID, id) else { continue };
+        // SAFETY: as in `xdp_link_info`.
+        let info: bpf_link_info = unsafe { info(fd.as_fd(), zeroed()).ok()? };
+        if info.type_ == bpf_link_type::BPF_LINK_TYPE_XDP as u32
+            && xdp_link_info(fd.as_fd()).is_ok_and(|held| held == (program, ifindex))
+        {
+            return Some(id);
+        }
+    }
 }
 
 /// Attaches a program to an interface; `flags` are `XDP_FLAGS_*`.
