@@ -341,6 +341,14 @@ fn a_target_that_leaves_the_link_gets_no_more_and_one_that_comes_back_does() -> 
         }
         Ok(())
     })?;
+    // The kernel asks for a neighbour again when it was confirmed half a minute ago: for new entries here, two seconds.
+    let balancer = &bed.topology.balancer.ns;
+    for family in ["ipv4", "ipv6"] {
+        balancer.sysctl(&format!("net.{family}.neigh.{INTERFACE}.base_reachable_time_ms"), "2000")?;
+        balancer.sysctl(&format!("net.{family}.neigh.{INTERFACE}.delay_first_probe_time"), "1")?;
+    }
+    balancer.ip_batch(&format!("neigh flush dev {INTERFACE}\n"))?;
+    bed.load(Family::V4).count(100).run(&bed.topology.client.ns)?.expect_no_failures()?;
     let host = &bed.topology.targets[2];
     host.ns.ip_batch(&format!("link set {INTERFACE} down\n"))?;
     for (family, group) in FAMILIES {
