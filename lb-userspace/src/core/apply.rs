@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use lb_common::abi::{NONE, service_kind};
+use lb_common::abi::NONE;
 
 use super::{
     event::{Checks, Command, Facts, Kernel, Start},
@@ -45,7 +45,7 @@ impl Core {
         let rows = rows.unwrap_or_else(|| SavedRows {
             services: Rows::new(1, sizes.limits.services + 1, 1),
             targets: Rows::new(1, sizes.limits.targets + 1, incarnation),
-            sources: have.sources.clone(),
+            sources: have.policy.sources(),
             retired_sources: BTreeSet::new(),
         });
 
@@ -335,17 +335,9 @@ impl Core {
     }
 }
 
-/// What was read, in the form that it is compared in. What cannot be read is taken from `before`.
+/// What was read, in the form that it is compared in. What cannot be read is taken from `before`, or not known.
 pub(super) fn image(kernel: &Kernel, before: Option<&Image>) -> Image {
     let Contents { targets, next_hops, routes, services, access } = &kernel.contents;
-    let policy = Policy::new(services.clone(), access.clone());
-    let mut sources: Vec<_> = policy
-        .services
-        .iter()
-        .filter(|row| row.service.kind == service_kind::SNAT)
-        .map(|row| (row.address.is_ipv6(), row.service.index, row.address))
-        .collect();
-    sources.sort_unstable();
     Image {
         targets: (0..)
             .zip(targets)
@@ -359,13 +351,9 @@ pub(super) fn image(kernel: &Kernel, before: Option<&Image>) -> Image {
             .collect(),
         routes: routes.iter().copied().collect(),
         tables: kernel.tables.iter().map(|(row, slots)| (*row, Arc::new(slots.clone()))).collect(),
-        // The order among families does not matter; keep the one that is wanted where it is the same otherwise.
-        sources: match before {
-            Some(before) => before.sources.clone(),
-            None => sources.into_iter().map(|(_, _, address)| address).collect(),
-        },
+        sources: before.and_then(|before| before.sources.clone()),
         filter: before.and_then(|before| before.filter.clone()),
-        policy: Arc::new(policy),
+        policy: Arc::new(Policy::new(services.clone(), access.clone())),
         control: kernel.control,
     }
 }

@@ -134,7 +134,7 @@ impl Core {
         }
         image.next_hops.extend(self.route_hops.iter().map(|(row, hop)| (*row, *hop)));
         image.routes.clone_from(&self.client_routes);
-        image.sources.clone_from(&self.sources);
+        image.sources = Some(self.sources.clone());
         image.policy = Arc::new(self.policy(config));
         image.filter = Some(
             image

@@ -18,8 +18,8 @@ pub(super) fn diff(have: &Image, want: &Image) -> Vec<Write> {
     targets(have, want, &mut writes, Late::No);
     routes(have, want, &mut writes);
     tables(have, want, &mut writes);
-    if have.sources != want.sources {
-        writes.push(Write::SourceAddresses(want.sources.clone()));
+    if let Some(sources) = want.sources.as_ref().filter(|sources| have.sources.as_ref() != Some(sources)) {
+        writes.push(Write::SourceAddresses(sources.clone()));
     }
     let passing = filter_while_changing(have, want);
     if have.filter.as_ref() != Some(&passing) {

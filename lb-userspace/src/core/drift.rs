@@ -54,9 +54,9 @@ impl Core {
             return;
         }
         let today = self.today();
-        let mut read = image(kernel, Some(&self.have));
+        // After a failure, nothing is known of what cannot be read: it is written again.
+        let read = image(kernel, self.sure.then_some(&self.have));
         if !self.sure {
-            read.filter = None;
             self.have = read;
             self.sure = true;
             self.reconcile(out);

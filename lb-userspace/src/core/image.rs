@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 #[cfg(test)]
 use lb_common::abi::NONE;
-use lb_common::abi::{Control, NextHop, Target};
+use lb_common::abi::{Control, NextHop, Target, service_kind};
 
 use crate::dataplane::{AccessRow, ServiceRow, Write};
 
@@ -24,8 +24,8 @@ pub struct Image {
     pub routes: BTreeMap<IpNet, u32>,
     /// Lookup tables that the generation in force names.
     pub tables: BTreeMap<u32, Arc<Vec<u32>>>,
-    /// Source addresses in the order of their rows.
-    pub sources: Vec<IpAddr>,
+    /// Source addresses in the order of their rows; `None` while unknown.
+    pub sources: Option<Vec<IpAddr>>,
     /// Addresses that the program looks at; `None` while unknown.
     pub filter: Option<BTreeSet<IpAddr>>,
     /// Services and access of the generation in force.
@@ -89,7 +89,7 @@ impl Image {
                     }
                 }
             }
-            Write::SourceAddresses(addresses) => self.sources.clone_from(addresses),
+            Write::SourceAddresses(addresses) => self.sources = Some(addresses.clone()),
             Write::Filter(addresses) => self.filter = Some(addresses.iter().copied().collect()),
             Write::Generation { services, access, .. } => {
                 *pending = Some(Arc::new(Policy::new(services.clone(), access.clone())));
@@ -116,8 +116,17 @@ impl Policy {
     pub fn tables(&self) -> impl Iterator<Item = u32> + '_ {
         self.services
             .iter()
-            .filter(|row| row.service.kind == lb_common::abi::service_kind::SERVICE)
+            .filter(|row| row.service.kind == service_kind::SERVICE)
             .map(|row| row.service.table)
+    }
+
+    /// Source addresses in the order of their rows, IPv4 first.
+    pub(super) fn sources(&self) -> Vec<IpAddr> {
+        let marks = self.services.iter().filter(|row| row.service.kind == service_kind::SNAT);
+        let mut sources: Vec<_> =
+            marks.map(|row| (row.address.is_ipv6(), row.service.index, row.address)).collect();
+        sources.sort_unstable();
+        sources.into_iter().map(|(_, _, address)| address).collect()
     }
 }
 

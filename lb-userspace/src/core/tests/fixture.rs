@@ -151,7 +151,11 @@ impl World {
         };
         Self {
             core: Core::new(start),
-            kernel: Image { filter: Some(Default::default()), ..Image::default() },
+            kernel: Image {
+                sources: Some(Default::default()),
+                filter: Some(Default::default()),
+                ..Image::default()
+            },
             counters,
             now: Duration::ZERO,
             saved_rows: None,

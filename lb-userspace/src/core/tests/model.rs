@@ -10,7 +10,7 @@ use crate::{api::types::TargetState as Wanted, config::model::Config};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Apply { targets: Vec<(u8, u32)>, second: bool, deny: bool, fails_after: Option<usize> },
+    Apply { targets: Vec<(u8, u32)>, pool: Vec<u8>, second: bool, deny: bool, fails_after: Option<usize> },
     Probe { target: u8, up: bool, fails: bool },
     Lose { target: u8 },
     Find,
@@ -24,10 +24,16 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let targets = proptest::collection::btree_map(1_u8..8, 0_u32..4, 1..5);
+    let pool = proptest::collection::btree_set(2_u8..5, 1..3);
+    let fails_after = proptest::option::weighted(0.2, 0_usize..12);
     prop_oneof![
-        2 => (targets, any::<bool>(), any::<bool>(), proptest::option::weighted(0.2, 0_usize..12)).prop_map(
-            |(targets, second, deny, fails_after)| Step::Apply {
-                targets: targets.into_iter().collect(), second, deny, fails_after
+        2 => (targets, pool, any::<bool>(), any::<bool>(), fails_after).prop_map(
+            |(targets, pool, second, deny, fails_after)| Step::Apply {
+                targets: targets.into_iter().collect(),
+                pool: pool.into_iter().collect(),
+                second,
+                deny,
+                fails_after,
             }
         ),
         6 => (1_u8..8, any::<bool>(), proptest::bool::weighted(0.05))
@@ -43,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn build(targets: &[(u8, u32)], second: bool, deny: bool) -> Config {
+fn build(targets: &[(u8, u32)], pool: &[u8], second: bool, deny: bool) -> Config {
     let mut services = vec![service("web", 100, "web")];
     let mut groups = vec![group("web", targets)];
     if second {
@@ -51,17 +57,19 @@ fn build(targets: &[(u8, u32)], second: bool, deny: bool) -> Config {
         groups.push(group("other", &targets[..1]));
     }
     services[0].access[0].allow = !deny;
-    config(services, groups)
+    let mut config = config(services, groups);
+    config.snat.ipv4 = pool.iter().map(|last| [10, 0, 0, *last].into()).collect();
+    config
 }
 
 fn run(steps: Vec<Step>) {
     let mut world = World::new();
-    let mut current = build(&[(1, 1), (2, 1)], false, false);
+    let mut current = build(&[(1, 1), (2, 1)], &[2], false, false);
     world.apply(&current);
     for step in steps {
         match step {
-            Step::Apply { targets, second, deny, fails_after } => {
-                let next = build(&targets, second, deny);
+            Step::Apply { targets, pool, second, deny, fails_after } => {
+                let next = build(&targets, &pool, second, deny);
                 let before = world.slots();
                 world.fails_after = fails_after;
                 world.apply(&next);

@@ -268,7 +268,7 @@ fn a_restart_moves_no_slot() {
     set(&mut world, 3, Wanted::Drain);
     let (slots, epoch) = (world.slots(), world.control().epoch);
     world.restart(&config);
-    assert_eq!(names(&world.writes), ["filter"], "the filter cannot be read back");
+    assert_eq!(names(&world.writes), ["sources", "filter"], "these cannot be read back");
     assert_eq!((world.slots(), world.control().epoch), (slots, epoch));
     world.down(1);
     assert!(!world.shares().contains_key(&1), "what it was before does not outlive its checks");
@@ -417,11 +417,35 @@ fn source_addresses_keep_their_order_and_stay_visible() {
     world.count();
     config.snat.ipv4 = vec![address(4), address(3)];
     world.apply(&config);
-    assert_eq!(world.kernel.sources, [address(3), address(4)]);
+    assert_eq!(world.kernel.sources.as_deref(), Some(&[address(3).into(), address(4).into()][..]));
     assert!(world.kernel.filter.as_ref().unwrap().contains(&address(2).into()), "its flows are not over");
     world.restart(&config);
     assert!(world.kernel.filter.as_ref().unwrap().contains(&address(2).into()));
     world.counters.targets[row].closed = 1;
     world.count();
     assert!(!world.kernel.filter.as_ref().unwrap().contains(&address(2).into()));
+}
+
+#[test]
+fn source_addresses_that_a_failure_leaves_unsure_are_written_again() {
+    let before = web(&[(1, 1)]);
+    let mut after = before.clone();
+    after.snat.ipv4 = vec!["10.0.0.3".parse().unwrap()];
+    let mut good = World::new();
+    good.apply(&before);
+    let mut world = good.clone();
+    world.fails_after = Some(1);
+    world.apply(&after);
+    assert_eq!(names(&world.writes), ["sources"]);
+    assert_eq!(world.core.config().unwrap().snat, before.snat);
+    let mut killed = world.clone();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.kernel, good.kernel);
+
+    // An agent killed just there has saved the new rows, and services still show the old address.
+    let mut whole = good.clone();
+    whole.apply(&after);
+    killed.saved_rows = whole.saved_rows;
+    killed.restart(&before);
+    assert_eq!(killed.kernel.sources, good.kernel.sources);
 }
