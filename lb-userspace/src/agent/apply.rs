@@ -65,8 +65,13 @@ impl Engine {
             warnings.iter().map(ToString::to_string).chain(self.unfit(&config)).collect();
         let changes = changes(self.core.config().map(AsRef::as_ref), &config);
         let same = self.revisions.current().is_some_and(|revision| revision.text == text);
-        if dry_run || (same && changes.is_empty()) {
-            self.check_new(&config).await?;
+        self.check_new(&config).await?;
+        let nothing_new = same && changes.is_empty();
+        let reasons = if nothing_new { Vec::new() } else { self.core.refusals(&config) };
+        if !reasons.is_empty() {
+            return Err(BackendError::Refused(reasons));
+        }
+        if dry_run || nothing_new {
             let revision = self.revision_view();
             return Ok(ApplyResult { revision, dry_run, changes, warnings });
         }
@@ -85,7 +90,6 @@ impl Engine {
 
     /// Applies a checked configuration to kernel and host.
     async fn put_in_force(&mut self, config: Config) -> Result<(), BackendError> {
-        self.check_new(&config).await?;
         let ports_before = self.core.config().map(|config| config.snat.ports);
         self.reserve_ports(&config.snat)
             .map_err(|error| BackendError::Failed(format!("source ports cannot be reserved: {error}")))?;
@@ -95,7 +99,7 @@ impl Engine {
         let mode = self.core.config().map(|config| config.xdp_mode);
         let outcome = self.handle(Event::Apply { config: Arc::clone(&config), facts: Arc::new(facts) }).await;
         if let Some(reasons) = outcome.refused {
-            return Err(BackendError::Refused(reasons.join("; ")));
+            return Err(BackendError::Refused(reasons));
         }
         if let Some(error) = outcome.failed {
             let in_force = self.core.config().is_some_and(|now| Arc::ptr_eq(now, &config));

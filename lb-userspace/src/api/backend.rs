@@ -112,9 +112,9 @@ pub enum BackendError {
     /// The request cannot be meant as it is.
     #[error("{0}")]
     Invalid(String),
-    /// The request is understood but cannot be done in the present state; nothing was changed.
-    #[error("{0}")]
-    Refused(String),
+    /// The request is understood but cannot be done in the present state; nothing was changed. Every reason is given.
+    #[error("{}", .0.join("; "))]
+    Refused(Vec<String>),
     /// The agent cannot answer now: starting, stopping, or its data plane is not loaded.
     #[error("{0}")]
     Unavailable(String),

@@ -50,6 +50,10 @@ impl Failure {
     /// What to print on standard error, if anything.
     pub(crate) fn message(&self) -> Option<String> {
         let told = match self {
+            Self::Client(ClientError::Problem(problem)) if !problem.reasons.is_empty() => {
+                let lines = problem.reasons.iter().map(|reason| format!("{} {reason}\n", label("error:")));
+                return Some(lines.collect());
+            }
             Self::Client(error) => error.to_string(),
             Self::Faults { file, problem } => return Some(faults(file, problem)),
             Self::File { path, source } => format!("cannot read {}: {source}", path.display()),

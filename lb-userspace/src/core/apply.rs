@@ -10,6 +10,7 @@ use lb_common::abi::NONE;
 
 use super::{
     event::{Checks, Command, Facts, Kernel, Start},
+    fit::Claimed,
     health::{Health, Timing, Verdict},
     image::{Image, Policy},
     rows::Rows,
@@ -99,20 +100,13 @@ impl Core {
     }
 
     pub(super) fn apply(&mut self, config: &Arc<Config>, facts: Arc<Facts>, out: &mut Vec<Command>) {
-        if !self.sure {
-            let reason =
-                "the last write to the kernel's maps failed and is being repaired; try again in a moment";
-            out.push(Command::Refuse(vec![reason.to_owned()]));
-            return;
-        }
+        let claimed = match self.claim(config) {
+            Ok(claimed) => claimed,
+            Err(reasons) => return out.push(Command::Refuse(reasons)),
+        };
         let before = self.clone();
         let mut after = Vec::new();
-        let reasons = self.take_config(config, facts, &mut after);
-        if !reasons.is_empty() {
-            *self = before;
-            out.push(Command::Refuse(reasons));
-            return;
-        }
+        self.take_config(config, claimed, facts, &mut after);
         self.refresh_tables();
         self.assign_tables();
         self.save_rows(out);
@@ -136,22 +130,15 @@ impl Core {
         }
     }
 
-    /// Makes the configuration the core's own. Returns why it cannot be, if it cannot; the state is spoilt then.
+    /// Makes the configuration the core's own, with the rows that were claimed for it.
     fn take_config(
         &mut self,
         config: &Arc<Config>,
+        claimed: Claimed,
         facts: Arc<Facts>,
         out: &mut Vec<Command>,
-    ) -> Vec<String> {
-        let mut reasons = self.beyond_limits(config);
-        for service in &config.services {
-            if self.services.claim(&service.name, &self.counters.services).is_err() {
-                reasons.push(format!(
-                    "service `{}`: all {} rows for services are in use, some by removed ones whose flows have not ended",
-                    service.name, self.sizes.limits.services
-                ));
-            }
-        }
+    ) {
+        Claimed { services: self.services, targets: self.targets } = claimed;
         let today = self.today();
         self.services.retain(today, |name| config.services.iter().any(|service| service.name == name));
 
@@ -169,13 +156,7 @@ impl Core {
             for target in &group.targets {
                 let address = std::net::SocketAddr::new(target.address, target.port);
                 let name = key(&group.name, address);
-                let Ok(held) = self.targets.claim(&name, &self.counters.targets) else {
-                    reasons.push(format!(
-                        "target `{}/{}`: all {} rows for targets are in use, some by removed ones whose flows have not ended",
-                        group.name, target.name, self.sizes.limits.targets
-                    ));
-                    continue;
-                };
+                let Some(held) = self.targets.get(&name).copied() else { continue };
                 self.retired.remove(&held.row);
                 let hop = hop_to(&self.facts, target.address);
                 let mut state = match old.remove(&name) {
@@ -201,27 +182,6 @@ impl Core {
         self.index_lives();
         self.order_sources(config);
         self.take_client_routes(out);
-        reasons
-    }
-
-    fn beyond_limits(&self, config: &Config) -> Vec<String> {
-        let limits = self.sizes.limits;
-        let mut reasons = Vec::new();
-        let mut check = |what: &str, count: usize, limit: u32| {
-            if count > limit as usize {
-                reasons.push(format!("{count} {what}; the kernel's maps were made for {limit} (a change of limits takes effect after `lbd unload`)"));
-            }
-        };
-        check("services", config.services.len(), limits.services);
-        check("target groups", config.groups.len(), limits.groups);
-        check("targets", config.groups.iter().map(|group| group.targets.len()).sum(), limits.targets);
-        for v6 in [false, true] {
-            let family = config.services.iter().filter(|service| service.address.is_ipv6() == v6);
-            let what =
-                if v6 { "access prefixes of IPv6 services" } else { "access prefixes of IPv4 services" };
-            check(what, family.map(|service| service.access.len()).sum(), limits.access_prefixes);
-        }
-        reasons
     }
 
     /// The targets known so far by the names of their rows.

@@ -6,7 +6,7 @@
 //!
 //! - [`maglev`]: lookup tables. [`health`]: a target's verdict.
 //! - `rows`: which row a service, target or route has, stable while flows may name it.
-//! - `desired`: from state to image. `diff`: from two images to writes.
+//! - `fit`: whether a configuration fits the maps. `desired`: from state to image. `diff`: from two images to writes.
 //! - `apply`, `network`, `drain`, `drift`: what the events do.
 
 mod apply;
@@ -15,6 +15,7 @@ mod diff;
 mod drain;
 mod drift;
 mod event;
+mod fit;
 pub mod health;
 mod image;
 pub mod maglev;

@@ -3,7 +3,10 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use lb_userspace::api::types::{AdminState, EventKind, FlowView, ServiceView, Status, TargetView};
+use lb_userspace::api::{
+    backend::BackendError,
+    types::{AdminState, EventKind, FlowView, ServiceView, Status, TargetView},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::Command,
@@ -297,6 +300,18 @@ async fn faults_are_printed_with_their_place() {
          error: the configuration has 2 fault(s); nothing was changed\n"
     );
     assert_eq!(ran.code, 4);
+}
+
+#[tokio::test]
+async fn reasons_are_printed_a_line_each() {
+    let served = serve().await;
+    let reasons = ["5 services; there is room for 4", "9 targets; there is room for 8"].map(str::to_owned);
+    served.fake.misbehave(Some(Misbehaviour::Fail(BackendError::Refused(reasons.to_vec()))));
+    let ran = run(&served.socket, &["apply", "/dev/null"]).await;
+    assert_eq!(
+        (ran.code, ran.err.as_str()),
+        (1, "error: 5 services; there is room for 4\nerror: 9 targets; there is room for 8\n")
+    );
 }
 
 #[tokio::test]

@@ -264,8 +264,9 @@ async fn an_agent_that_fails_says_so_and_goes_on() {
     };
     assert_problem(&ask(Misbehaviour::Hang).await, 504, "timeout", "0.2 s");
     assert_problem(&ask(Misbehaviour::Panic).await, 500, "failed", "log");
-    let refused = Misbehaviour::Fail(BackendError::Refused("an apply is in progress".to_owned()));
-    assert_problem(&ask(refused).await, 409, "refused", "in progress");
+    let reasons = vec!["an apply is in progress".to_owned(), "another reason".to_owned()];
+    let refused = ask(Misbehaviour::Fail(BackendError::Refused(reasons.clone()))).await;
+    assert_eq!(assert_problem(&refused, 409, "refused", "in progress; another").reasons, reasons);
     let unavailable = Misbehaviour::Fail(BackendError::Unavailable("starting".to_owned()));
     assert_problem(&ask(unavailable).await, 503, "unavailable", "starting");
     let failed = Misbehaviour::Fail(BackendError::Failed("map services: EPERM".to_owned()));

@@ -65,7 +65,7 @@ impl Kind {
 pub(super) struct Refusal(Box<Problem>);
 
 impl Refusal {
-    /// Adds why the agent is not ready.
+    /// Adds each reason by itself.
     pub(super) fn reasons(mut self, reasons: Vec<String>) -> Self {
         self.0.reasons = reasons;
         self
@@ -88,7 +88,7 @@ impl From<BackendError> for Refusal {
                 refusal
             }
             BackendError::Invalid(_) => INVALID.with(detail),
-            BackendError::Refused(_) => REFUSED.with(detail),
+            BackendError::Refused(reasons) => REFUSED.with(detail).reasons(reasons),
             BackendError::Unavailable(_) => UNAVAILABLE.with(detail),
             BackendError::Failed(_) => FAILED.with(detail),
         }

@@ -23,7 +23,7 @@ pub struct Problem {
     /// Every fault of a refused configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
-    /// Why the agent is not ready.
+    /// Every reason why the agent is not ready, or does not do what it was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
     /// The revision in force, when another was expected.

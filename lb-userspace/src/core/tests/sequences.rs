@@ -348,17 +348,27 @@ fn what_does_not_fit_is_refused_whole() {
     world.apply(&config);
     world.all_up();
     let many: Vec<(u8, u32)> = (1..=9).map(|index| (index, 1)).collect();
-    let commands = world.apply(&web(&many)).to_vec();
+    // No row is missed for what is beyond the limit: one reason each is enough.
+    let mut beyond = web(&many);
+    beyond.services = (1..=5).map(|last| service(&format!("s{last}"), last, "web")).collect();
+    let foretold = world.core.refusals(&beyond);
+    let commands = world.apply(&beyond).to_vec();
     let [Command::Refuse(reasons)] = commands.as_slice() else { panic!("{commands:?}") };
-    assert!(reasons[0].contains("9 targets"), "{reasons:?}");
+    assert_eq!((&foretold, reasons.len()), (reasons, 2));
+    assert!(reasons[0].starts_with("5 services") && reasons[1].starts_with("9 targets"), "{reasons:?}");
     assert_eq!(world.core.config().unwrap().groups, config.groups);
 
     // All rows are held: by the configured ones and by those whose flows have not ended.
     world.apply(&web(&[(3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1)]));
-    let commands = world.apply(&web(&[(9, 1)])).to_vec();
-    assert!(matches!(commands.as_slice(), [Command::Refuse(_)]), "{commands:?}");
+    let held = web(&[(9, 1), (10, 1)]);
+    let foretold = world.core.refusals(&held);
+    let commands = world.apply(&held).to_vec();
+    let [Command::Refuse(reasons)] = commands.as_slice() else { panic!("{commands:?}") };
+    assert_eq!(&foretold, reasons);
+    assert!(reasons.len() == 1 && reasons[0].contains("`web/t9` and 1 more"), "{reasons:?}");
     world.pass(Duration::from_secs(100));
     world.count();
+    assert!(world.core.refusals(&held).is_empty());
     world.apply(&web(&[(9, 1)]));
     assert_eq!(world.core.config().unwrap().groups[0].targets.len(), 1);
     assert_eq!(world.kernel.targets[&world.row(9)].incarnation, 2);

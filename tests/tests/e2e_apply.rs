@@ -1,0 +1,44 @@
+//! What becomes of a configuration that is offered, and what the agent then says of the one in force.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use lb_tests::{
+    require,
+    testbed::{Testbed, entry},
+    topology::Shape,
+};
+use serde_json::json;
+
+#[test]
+fn a_dry_run_refuses_what_an_apply_would() -> Result<()> {
+    let _alone = require::alone();
+    let bed = Testbed::new(Shape::SameLink, |config| {
+        config["limits"] = json!({ "services": 6, "groups": 6 });
+        Ok(())
+    })?;
+    let before = bed.lbd.get("/v1/status")?["revision"].clone();
+    let mut config = bed.configuration()?;
+    config["limits"] = json!({});
+    for list in ["services", "groups"] {
+        let mut more = entry(&mut config, list, "web-v4")?.clone();
+        more["name"] = "more".into();
+        if list == "services" {
+            more["port"] = 82.into();
+        }
+        config[list].as_array_mut().context("no list")?.push(more);
+    }
+    let file = bed.lbd.scratch("more.json");
+    fs::write(&file, config.to_string())?;
+    let file = file.to_string_lossy();
+    let tried = bed.lbd.lbctl_output(&["apply", "--dry-run", &file])?;
+    let applied = bed.lbd.lbctl_output(&["apply", &file])?;
+    assert_eq!((tried.status.code(), &tried.stderr), (Some(1), &applied.stderr));
+    let lines: Vec<&str> = applied.stderr.lines().collect();
+    ensure!(
+        lines.len() == 2 && lines[0].contains("7 services") && lines[1].contains("7 target groups"),
+        "{lines:?}"
+    );
+    assert_eq!(bed.lbd.get("/v1/status")?["revision"], before);
+    Ok(())
+}
