@@ -119,7 +119,9 @@ fn run(steps: Vec<Step>) {
                 let table = world.kernel.policy.tables().next().expect("a service");
                 let content = world.kernel.tables.get_mut(&table).expect("in force");
                 std::sync::Arc::make_mut(content)[slot] = 0;
-                world.pass(Duration::from_secs(11));
+                // Not by a tick: one that has a row to release writes, and reads a second later only.
+                let read = world.read();
+                world.handle(Event::ReadBack(Box::new(read)));
             }
         }
         // Whatever failed is repaired within two ticks.
