@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use hyper::Method;
 use lb_tests::{
     http::{Report, Running, read_response},
     netns::Task,
@@ -311,6 +312,16 @@ fn with_all_targets_down_an_open_group_goes_on() -> Result<()> {
     let report = bed.load(Family::V4).count(400).run(&bed.topology.client.ns)?;
     report.expect_no_failures()?;
     assert_eq!(report.spread().len(), bed.topology.targets.len(), "{report}");
+
+    // What is shown is what is done.
+    let name = &bed.topology.targets[0].name;
+    let target = bed.target("web-v4", name)?;
+    ensure!(target["takes_new_flows"] == true && target["as_if_up"] == true, "{target:#}");
+    ensure!(target["health"]["verdict"] == "down" && target["why_not"].is_null(), "{target:#}");
+    let (_, metrics) = bed.lbd.request(Method::GET, "/metrics", None)?;
+    let metric = format!("portside_target_takes_new_flows{{group=\"web-v4\",target=\"{name}\"}} 1.0");
+    ensure!(metrics.lines().any(|line| line == metric), "{metric} is not in {metrics}");
+    ensure!(bed.lbd.lbctl(&["targets", "web-v4"])?.contains("yes: no target is up"), "lbctl says otherwise");
     Ok(())
 }
 

@@ -81,7 +81,7 @@ impl Engine {
         slots: &BTreeMap<(u32, u32), u32>,
     ) -> TargetView {
         let counters = traffic(self.core.target_counters(target));
-        let why_not = target.why_not();
+        let why_not = state.why_not(target);
         let key = (state.table.unwrap_or(u32::MAX), target.held.row);
         TargetView {
             group: group.name.clone(),
@@ -94,6 +94,7 @@ impl Engine {
             admin: view_admin(target.admin, counters.active_flows),
             next_hop: self.view_next_hop(target),
             takes_new_flows: why_not.is_none(),
+            as_if_up: why_not.is_none() && state.open,
             why_not: why_not.map(|why| why.to_string()),
             table_slots: slots.get(&key).copied().unwrap_or(0),
             counters,

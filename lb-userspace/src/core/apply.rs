@@ -174,6 +174,7 @@ impl Core {
                 targets,
                 table: kept.and_then(|group| group.table),
                 all_down: kept.is_some_and(|group| group.all_down),
+                open: false,
                 lookup: lookup.unwrap_or_default(),
             });
         }

@@ -59,18 +59,12 @@ impl Lookup {
 }
 
 impl GroupState {
-    /// Which targets new flows are given to.
-    fn takes(&self, on_all_down: OnAllDown) -> Vec<bool> {
-        let up: Vec<bool> = self.targets.iter().map(|target| target.why_not().is_none()).collect();
-        if on_all_down == OnAllDown::Open && !up.contains(&true) {
-            return self.targets.iter().map(|target| target.barred().is_none()).collect();
-        }
-        up
-    }
-
-    /// Whether targets are used as if they were all up.
-    pub(super) fn is_open(&self, on_all_down: OnAllDown) -> bool {
-        on_all_down == OnAllDown::Open && self.targets.iter().all(|target| target.why_not().is_some())
+    /// Brings the table up to date with the targets.
+    fn refresh(&mut self, group: &TargetGroup, size: u32) {
+        let none_up = self.targets.iter().all(|target| target.why_not().is_some());
+        self.open = group.on_all_down == OnAllDown::Open && none_up;
+        let takes = self.targets.iter().map(|target| self.why_not(target).is_none()).collect();
+        self.lookup.refresh(&self.targets, takes, group.table_slots, size);
     }
 }
 
@@ -79,8 +73,7 @@ impl Core {
     pub(super) fn refresh_tables(&mut self) {
         let Some(config) = self.config.clone() else { return };
         for (group, state) in config.groups.iter().zip(&mut self.groups) {
-            let takes = state.takes(group.on_all_down);
-            state.lookup.refresh(&state.targets, takes, group.table_slots, self.sizes.table_slots);
+            state.refresh(group, self.sizes.table_slots);
         }
     }
 
@@ -119,9 +112,8 @@ impl Core {
         let mut image = Image { control: self.have.control, ..Image::default() };
         let Some(config) = &self.config else { return self.have.clone() };
         for (group, state) in config.groups.iter().zip(&self.groups) {
-            let open = state.is_open(group.on_all_down);
             for target in &state.targets {
-                image.targets.insert(target.held.row, target.row(group.on_target_down, open));
+                image.targets.insert(target.held.row, target.row(group.on_target_down, state.open));
                 self.put_next_hop(&mut image, target.held.row, target.config.address);
             }
             if let Some(table) = state.table {

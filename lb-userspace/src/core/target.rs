@@ -104,7 +104,7 @@ impl TargetState {
         self.health.as_ref().map_or(Verdict::Up, Health::verdict)
     }
 
-    /// Why it takes no new flows, if it does not.
+    /// Why it takes no new flows by itself, if it does not; an open group gives it some all the same.
     #[must_use]
     pub fn why_not(&self) -> Option<WhyNot> {
         self.barred().or(match self.verdict() {

@@ -55,10 +55,20 @@ pub struct GroupState {
     pub targets: Vec<TargetState>,
     /// Its row of the tables; `None` if no service sends flows to it.
     pub table: Option<u32>,
-    /// Whether no target takes new flows.
+    /// Whether no target takes new flows by itself, as was last announced.
     pub all_down: bool,
+    /// Whether targets are used as if they were all up, because none is.
+    pub open: bool,
     /// What the table was made from, and what it should hold.
     pub(super) lookup: super::desired::Lookup,
+}
+
+impl GroupState {
+    /// Why one of its targets takes no new flows, if it does not: its own reason, unless the group is open.
+    #[must_use]
+    pub fn why_not(&self, target: &TargetState) -> Option<WhyNot> {
+        if self.open { target.barred() } else { target.why_not() }
+    }
 }
 
 impl Core {

@@ -128,6 +128,13 @@ web    c              10.0.1.3:8080  z2         2  down    3h 1m  ready         
 async fn one_target_is_shown_with_its_checks() {
     let served = steady().await;
     assert_prints(&run(&served.socket, &["targets", "web/c"]).await, TARGET);
+    served.fake.change(|snapshot| {
+        for target in &mut snapshot.targets {
+            (target.takes_new_flows, target.as_if_up, target.why_not) = (true, true, None);
+        }
+    });
+    let open = TARGET.replace("no: down", "yes: no target is up");
+    assert_prints(&run(&served.socket, &["targets", "web/c"]).await, &open);
 }
 
 const TARGET: &str = "\

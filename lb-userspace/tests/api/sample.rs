@@ -167,6 +167,7 @@ fn up_target() -> TargetView {
             mtu: Some(1500),
         },
         takes_new_flows: true,
+        as_if_up: false,
         why_not: None,
         table_slots: 65_537,
         counters: TrafficCounters {

@@ -32,6 +32,9 @@ pub struct TargetView {
     pub next_hop: NextHop,
     /// Whether it takes new flows.
     pub takes_new_flows: bool,
+    /// Whether it does only because no target of its group is up and the group's `on_all_down` is `open`.
+    #[serde(default)]
+    pub as_if_up: bool,
     /// Why it takes none: `down`, `checking`, `draining`, `maintenance`, `weight is 0`, `next hop: …`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
@@ -50,7 +53,7 @@ pub enum Verdict {
     Up,
     /// It failed its last checks.
     Down,
-    /// It has not been checked enough to tell; it takes no flows yet.
+    /// It has not been checked enough to tell; it is not up yet.
     Checking,
 }
 

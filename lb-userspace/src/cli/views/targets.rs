@@ -120,6 +120,9 @@ fn admin(admin: &AdminView, now: Timestamp) -> String {
 }
 
 fn takes(target: &TargetView) -> String {
+    if target.as_if_up {
+        return Tone::Warning.paint("yes: no target is up");
+    }
     if target.takes_new_flows {
         return Tone::Good.paint("yes");
     }

@@ -127,6 +127,12 @@ fn with_all_down_the_group_decides() {
         assert_eq!(world.shares().get(&0).copied().unwrap_or(0), share_of_none);
         let flags = if choice == OnAllDown::Open { 0 } else { END_TCP | END_UDP };
         assert_eq!(world.kernel.targets[&world.row(1)].flags, flags, "flows are not begun to be ended");
+        let (_, group, target) = world.core.target("web", "t1").unwrap();
+        assert_eq!(
+            group.why_not(target).is_none(),
+            choice == OnAllDown::Open,
+            "what is shown is what is done"
+        );
         assert_eq!(world.notices.last().unwrap().kind, EventKind::AllDown);
         world.probe(1, true);
         world.probe(1, true);
