@@ -42,3 +42,13 @@ fn a_dry_run_refuses_what_an_apply_would() -> Result<()> {
     assert_eq!(bed.lbd.get("/v1/status")?["revision"], before);
     Ok(())
 }
+
+#[test]
+fn a_restart_is_no_deployment() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let before = bed.lbd.get("/v1/status")?["revision"].clone();
+    bed.lbd.restart(&bed.topology.balancer)?;
+    assert_eq!(bed.lbd.get("/v1/status")?["revision"], before);
+    Ok(())
+}

@@ -83,7 +83,6 @@ impl Engine {
             let back = self.back_to_revision().await;
             return Err(BackendError::Failed(format!("the revision cannot be kept: {error}; {back}")));
         }
-        self.applied_at = self.today();
         self.check_host();
         Ok(ApplyResult { revision: self.revision_view(), dry_run, changes, warnings })
     }
@@ -277,8 +276,9 @@ impl Engine {
     }
 
     pub(super) fn revision_view(&self) -> Option<Revision> {
-        let revision::Revision { number, sha256, source, .. } = self.revisions.current()?.clone();
-        Some(Revision { number, sha256, source, applied_at: self.applied_at })
+        let revision::Revision { number, sha256, source, accepted_at, .. } =
+            self.revisions.current()?.clone();
+        Some(Revision { number, sha256, source, applied_at: accepted_at })
     }
 }
 

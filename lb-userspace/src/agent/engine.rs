@@ -84,7 +84,6 @@ pub(super) struct Engine {
     pub(super) readiness: watch::Sender<Readiness>,
 
     pub(super) revisions: Revisions,
-    pub(super) applied_at: Timestamp,
     pub(super) rows: Kept<SavedRows>,
     pub(super) admin: Kept<SavedAdmin>,
     pub(super) ports: Kept<ReservedPorts>,

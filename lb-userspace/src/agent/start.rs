@@ -107,7 +107,6 @@ pub(super) async fn build(
         started_at,
         events,
         readiness,
-        applied_at: started_at,
         revisions,
         rows,
         admin,
@@ -211,7 +210,6 @@ impl Engine {
         if let Some((text, source)) = seed {
             block_in_place(|| self.revisions.next(&text, &source, Timestamp::now()).map(drop))?;
         }
-        self.applied_at = self.today();
         let number = self.revisions.current().map_or(0, |revision| revision.number);
         let flows = if adopted.flows { "flows go on" } else { "no flows before it" };
         self.tell(EventKind::Agent, "lbd", &format!("started with revision {number}; {flows}"));

@@ -64,7 +64,7 @@ pub struct Revision {
     pub number: u64,
     /// SHA-256 of its text, in lower-case hexadecimal.
     pub sha256: String,
-    /// When it was read back from the kernel as in force.
+    /// When it was first read back from the kernel as in force; a restart of the agent does not change it.
     pub applied_at: Timestamp,
     /// Where it came from: a file's path, or `api`.
     pub source: String,
