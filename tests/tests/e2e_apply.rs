@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use lb_tests::{
     require,
-    testbed::{Testbed, entry},
+    testbed::{SOON, Testbed, entry},
     topology::Shape,
 };
 use serde_json::json;
@@ -50,5 +50,38 @@ fn a_restart_is_no_deployment() -> Result<()> {
     let before = bed.lbd.get("/v1/status")?["revision"].clone();
     bed.lbd.restart(&bed.topology.balancer)?;
     assert_eq!(bed.lbd.get("/v1/status")?["revision"], before);
+    Ok(())
+}
+
+#[test]
+fn a_configuration_that_comes_to_nothing_gives_its_source_ports_back() -> Result<()> {
+    let _alone = require::alone();
+    let bed = Testbed::new(Shape::SameLink, |config| {
+        config["snat"]["ports"] = "2000-20000".into();
+        Ok(())
+    })?;
+    let balancer = &bed.topology.balancer;
+    let reserved = || balancer.ns.read_sysctl("net.ipv4.ip_local_reserved_ports");
+    let state = bed.lbd.scratch("state");
+    let kept = fs::read_to_string(state.join("ports.json"))?;
+    let mut config = bed.configuration()?;
+    config["snat"]["ports"] = "15000-31000".into();
+    let mut more = entry(&mut config, "services", "web-v4")?.clone();
+    (more["name"], more["port"]) = ("more".into(), 82.into());
+    config["services"].as_array_mut().context("no services")?.push(more);
+
+    // The new service's row cannot be kept.
+    let rows = state.join("rows.json");
+    fs::remove_file(&rows)?;
+    fs::create_dir(&rows)?;
+    let (status, answer) = bed.put_configuration(&config.to_string())?;
+    ensure!(status.is_server_error() && answer.contains("nothing was changed"), "{status}: {answer}");
+    assert_eq!(reserved()?, "2000-20000");
+    assert_eq!(fs::read_to_string(state.join("ports.json"))?, kept);
+
+    fs::remove_dir(&rows)?;
+    bed.lbd.wait_ready(SOON)?;
+    bed.apply(&config)?;
+    assert_eq!(reserved()?, "15000-31000");
     Ok(())
 }

@@ -89,24 +89,24 @@ impl Engine {
 
     /// Applies a checked configuration to kernel and host.
     async fn put_in_force(&mut self, config: Config) -> Result<(), BackendError> {
-        let ports_before = self.core.config().map(|config| config.snat.ports);
-        self.reserve_ports(&config.snat)
+        let port_change = self
+            .reserve_ports(&config.snat)
             .map_err(|error| BackendError::Failed(format!("source ports cannot be reserved: {error}")))?;
         let config = Arc::new(config);
         let facts = self.look_up(&config).await;
         let interfaces = self.interfaces().to_vec();
         let mode = self.core.config().map(|config| config.xdp_mode);
         let outcome = self.handle(Event::Apply { config: Arc::clone(&config), facts: Arc::new(facts) }).await;
+        let in_force = self.core.config().is_some_and(|now| Arc::ptr_eq(now, &config));
+        if let Some(change) = port_change {
+            self.settle_ports(change, in_force);
+        }
         if let Some(reasons) = outcome.refused {
             return Err(BackendError::Refused(reasons));
         }
         if let Some(error) = outcome.failed {
-            let in_force = self.core.config().is_some_and(|now| Arc::ptr_eq(now, &config));
             let state = if in_force { "it is in force and being repaired" } else { "nothing was changed" };
             return Err(BackendError::Failed(format!("the kernel's maps: {error}; {state}")));
-        }
-        if ports_before.is_some_and(|before| before != config.snat.ports) {
-            self.release_old_ports();
         }
         if interfaces != config.interfaces || mode != Some(config.xdp_mode) {
             self.plane.set_interfaces(config.interfaces.clone(), config.xdp_mode);
@@ -170,36 +170,39 @@ impl Engine {
         }
     }
 
-    /// Reserves the source ports on the host, before the first packet is sent from one of them.
-    pub(super) fn reserve_ports(&mut self, snat: &Snat) -> Result<(), ReserveError> {
+    /// Reserves the source ports on the host, before the first packet is sent from one of them. Where they are others
+    /// than before, both ranges are reserved until [`Self::settle_ports`].
+    pub(super) fn reserve_ports(&mut self, snat: &Snat) -> Result<Option<PortChange>, ReserveError> {
         let range = snat.ports.first..=snat.ports.last;
         let kept = self.ports.load()?;
         if kept.as_ref().is_some_and(|kept| kept.range() == range) {
             ports::reserve(&range)?;
-            return Ok(());
+            return Ok(None);
         }
-        // What was reserved before us; ours of an earlier range is given back when the new one is in force.
         let now = ports::reserved()?;
+        // What was reserved before us, without what is ours of an earlier range.
         let before = match &kept {
             Some(kept) => kept.before().ranges().fold(now.without(&kept.range()), |rest, r| rest.with(&r)),
-            None => now,
+            None => now.clone(),
         };
         ports::reserve(&range)?;
-        let before = before.to_string();
-        self.ports.store(&ReservedPorts { first: snat.ports.first, last: snat.ports.last, before })?;
-        self.old_ports = kept;
-        Ok(())
+        let new = ReservedPorts { first: *range.start(), last: *range.end(), before: before.to_string() };
+        if let Err(error) = self.ports.store(&new) {
+            ports::release(&range, &now)?;
+            return Err(error.into());
+        }
+        Ok(kept.map(|old| PortChange { old, new }))
     }
 
-    fn release_old_ports(&mut self) {
-        let Some(old) = self.old_ports.take() else { return };
-        let result = ports::release(&old.range(), &old.before()).and_then(|()| match self.core.config() {
-            // Where the ranges overlap, the new one stays.
-            Some(config) => ports::reserve(&(config.snat.ports.first..=config.snat.ports.last)).map(drop),
-            None => Ok(()),
-        });
-        if let Err(error) = result {
-            tracing::warn!("the old source ports stay reserved: {error}");
+    /// Gives back the range that is not in force: the old one, or the new one of a configuration that came to nothing.
+    pub(super) fn settle_ports(&self, change: PortChange, in_force: bool) {
+        let PortChange { old, new } = change;
+        let (stays, goes) = if in_force { (new, old) } else { (old, new) };
+        // Where the ranges overlap, the one in force stays.
+        let given_back = ports::release(&goes.range(), &goes.before().with(&stays.range()));
+        let settled = given_back.map_err(ReserveError::from).and_then(|()| Ok(self.ports.store(&stays)?));
+        if let Err(error) = settled {
+            tracing::warn!("source ports {}-{} stay reserved: {error}", goes.first, goes.last);
         }
     }
 
@@ -280,6 +283,13 @@ impl Engine {
             self.revisions.current()?.clone();
         Some(Revision { number, sha256, source, applied_at: accepted_at })
     }
+}
+
+/// Two ranges of source ports that are both reserved until it is known which one is in force.
+#[derive(Debug)]
+pub(super) struct PortChange {
+    old: ReservedPorts,
+    new: ReservedPorts,
 }
 
 /// Why the source ports could not be reserved.

@@ -87,8 +87,6 @@ pub(super) struct Engine {
     pub(super) rows: Kept<SavedRows>,
     pub(super) admin: Kept<SavedAdmin>,
     pub(super) ports: Kept<ReservedPorts>,
-    /// Those of the configuration before, until the new one is in force.
-    pub(super) old_ports: Option<ReservedPorts>,
     /// The configuration file, if one was named.
     pub(super) file: Option<PathBuf>,
     /// Takes the place of the configured interfaces.

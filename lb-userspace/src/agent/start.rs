@@ -111,7 +111,6 @@ pub(super) async fn build(
         rows,
         admin,
         ports: Kept::open(state, "ports")?,
-        old_ports: None,
         file: options.config.clone(),
         interface: options.interface.clone(),
         prober,
@@ -174,7 +173,7 @@ impl Engine {
     async fn first_apply(&mut self, first: First) -> Result<(), AgentError> {
         let accepted = first.was_accepted();
         let First { config, seed, origin, .. } = first;
-        self.reserve_ports(&config.snat).map_err(|error| AgentError::Unusable {
+        let port_change = self.reserve_ports(&config.snat).map_err(|error| AgentError::Unusable {
             origin: origin.clone(),
             reasons: vec![format!("its source ports cannot be reserved: {error}")],
         })?;
@@ -187,6 +186,10 @@ impl Engine {
         }
         if let Some(error) = outcome.failed {
             return Err(AgentError::NotInForce(error));
+        }
+        // Those of a configuration that the agent died with.
+        if let Some(change) = port_change {
+            self.settle_ports(change, true);
         }
         let attachments = match block_in_place(|| self.plane.attach().map(<[_]>::to_vec)) {
             Ok(attachments) => attachments,
