@@ -85,3 +85,34 @@ fn a_configuration_that_comes_to_nothing_gives_its_source_ports_back() -> Result
     assert_eq!(reserved()?, "15000-31000");
     Ok(())
 }
+
+#[test]
+fn warnings_are_those_of_the_configuration_in_force() -> Result<()> {
+    let _alone = require::alone();
+    let bed = Testbed::new(Shape::SameLink, |config| {
+        config["timeouts"] = json!({ "tcp_time_wait": "5s" });
+        Ok(())
+    })?;
+    let warned = || {
+        let status = bed.lbd.get("/v1/status")?;
+        let warnings = status["warnings"].as_array().context("no warnings")?;
+        let of = |key: &str| warnings.iter().filter(|told| told.to_string().contains(key)).count();
+        anyhow::Ok((of("tcp_time_wait"), of("limits.flows")))
+    };
+    assert_eq!(warned()?, (1, 0));
+    let first = bed.configuration()?;
+    // Nothing to be said of the configuration, but of the maps on this host.
+    let mut config = first.clone();
+    config["timeouts"] = json!({});
+    config["limits"] = json!({ "flows": 2000 });
+    bed.apply(&config)?;
+    assert_eq!(warned()?, (0, 1));
+    bed.apply(&first)?;
+    assert_eq!(warned()?, (1, 0));
+    // What is refused leaves them as they are.
+    config["snat"]["ports"] = "30000-40000".into();
+    let (status, answer) = bed.put_configuration(&config.to_string())?;
+    ensure!(status.is_client_error(), "{status}: {answer}");
+    assert_eq!(warned()?, (1, 0));
+    Ok(())
+}

@@ -61,8 +61,8 @@ impl Engine {
         if let Some(interface) = &self.interface {
             config.interfaces = vec![interface.clone()];
         }
-        let warnings: Vec<String> =
-            warnings.iter().map(ToString::to_string).chain(self.unfit(&config)).collect();
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let warnings = said.iter().cloned().chain(self.unfit(&config)).collect();
         let changes = changes(self.core.config().map(AsRef::as_ref), &config);
         let same = self.revisions.current().is_some_and(|revision| revision.text == text);
         self.check_new(&config).await?;
@@ -83,6 +83,7 @@ impl Engine {
             let back = self.back_to_revision().await;
             return Err(BackendError::Failed(format!("the revision cannot be kept: {error}; {back}")));
         }
+        self.warnings = said;
         self.check_host();
         Ok(ApplyResult { revision: self.revision_view(), dry_run, changes, warnings })
     }

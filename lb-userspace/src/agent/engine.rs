@@ -102,7 +102,7 @@ pub(super) struct Engine {
 
     /// When each verdict's counter last moved.
     pub(super) verdicts_seen: BTreeMap<usize, Timestamp>,
-    /// What was said of the configuration when it was read.
+    /// What was said of the configuration in force when it was read.
     pub(super) warnings: Vec<String>,
     /// What of the host does not fit the configuration.
     pub(super) host_warnings: Vec<String>,
