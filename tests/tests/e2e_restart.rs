@@ -1,7 +1,7 @@
 //! The data plane outlives the control plane: agents that die, stop, are replaced, under load.
 
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -222,6 +222,30 @@ fn administrative_states_survive_a_restart() -> Result<()> {
     );
     assert_eq!(state(&names[1])?, "maintenance");
     assert_eq!(state(&names[2])?, "ready");
+    Ok(())
+}
+
+#[test]
+fn an_administrative_state_that_could_not_be_saved_survives_once_it_can_be() -> Result<()> {
+    let _alone = require::alone();
+    let mut bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    let target = format!("web-v4/{}", bed.topology.targets[0].name);
+    // Where the file is to be, there is a folder.
+    let file = bed.lbd.scratch("state").join("target-states.json");
+    fs::create_dir(&file)?;
+    let failed = bed.lbd.lbctl_output(&["maintenance", &target])?;
+    ensure!(!failed.status.success() && failed.stderr.contains("target-states.json"), "{failed:?}");
+    let again = bed.lbd.lbctl_output(&["maintenance", &target])?;
+    ensure!(!again.status.success(), "reported as done, but it is not kept: {again:?}");
+    let warned = |status: &Value| status["warnings"].to_string().contains("target-states.json");
+    bed.lbd.wait_for("/v1/status", SOON, warned)?;
+
+    fs::remove_dir(&file)?;
+    bed.lbd.wait_for("/v1/status", SOON, |status| !warned(status))?;
+    bed.lbd.kill()?;
+    bed.lbd.restart(&bed.topology.balancer)?;
+    let view = bed.target("web-v4", &bed.topology.targets[0].name)?;
+    assert_eq!(view["admin"]["state"], "maintenance", "{view:#}");
     Ok(())
 }
 

@@ -256,8 +256,14 @@ impl Engine {
         };
         let (name, group_name) = (target.clone(), group.clone());
         let event = Event::SetTargetState { group, target, state: change.state, deadline };
-        if let Some(error) = self.handle(event).await.failed {
+        let outcome = self.handle(event).await;
+        if let Some(error) = outcome.failed {
             return Err(BackendError::Failed(format!("{error}; will be tried again")));
+        }
+        if let Some(error) = outcome.not_saved {
+            let message =
+                format!("in force, but lost at a restart: {error}; saving it is tried again every second");
+            return Err(BackendError::Failed(message));
         }
         let view = self.target_view(&group_name, &name).ok_or_else(|| self.no_target(&group_name, &name))?;
         let changed = self.core.target(&group_name, &name).is_some_and(|(_, _, state)| state.admin != before);

@@ -19,6 +19,8 @@ pub(super) struct Outcome {
     pub(super) refused: Option<Vec<String>>,
     /// What failed.
     pub(super) failed: Option<String>,
+    /// Why target states would not survive a restart.
+    pub(super) not_saved: Option<String>,
 }
 
 impl Engine {
@@ -34,12 +36,17 @@ impl Engine {
                         not_saved =
                             block_in_place(|| self.rows.store(&rows)).err().map(|error| error.to_string());
                     }
-                    Command::SaveAdmin(admin) => {
-                        if let Err(error) = block_in_place(|| self.admin.store(&admin)) {
-                            self.fail("admin", &format!("target states will not survive a restart: {error}"));
-                            outcome.failed = Some(error.to_string());
+                    Command::SaveAdmin(admin) => match block_in_place(|| self.admin.store(&admin)) {
+                        Ok(()) => drop(self.failures.remove("admin")),
+                        Err(error) => {
+                            let message = format!(
+                                "target states would not survive a restart: {error}; tried again every second"
+                            );
+                            self.fail("admin", &message);
+                            outcome.not_saved = Some(error.to_string());
+                            events.push_back(Event::AdminNotSaved);
                         }
-                    }
+                    },
                     Command::Write(writes) => {
                         let result = self.write(&writes, not_saved.take());
                         if let Event::WriteFailed { error, .. } = &result {

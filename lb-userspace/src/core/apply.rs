@@ -93,6 +93,7 @@ impl Core {
             differences: Vec::new(),
             seeds,
             admin,
+            admin_saved: true,
             saved_rows: None,
             unconfirmed: None,
             routes_full: false,

@@ -52,7 +52,8 @@ impl Core {
             (_, Wanted::Maintenance) => Admin::Maintenance { since: today },
         };
         if state.admin == self.groups[g].targets[t].admin {
-            return;
+            // What an earlier request could not keep is no more kept for being asked again.
+            return self.save_admin(out);
         }
         let mut checks = Vec::new();
         self.set_checks(group, &mut state, false, &mut checks);

@@ -56,6 +56,8 @@ pub enum Event {
     ReadBack(Box<Kernel>),
     /// A second or so has passed.
     Tick,
+    /// The administrative states of [`Command::SaveAdmin`] could not be kept; they are to be saved again.
+    AdminNotSaved,
     /// All writes of the last commands were made and read back.
     Written,
     /// One of them was not; those after it were not tried.
@@ -160,7 +162,7 @@ pub struct Hop {
 pub enum Command {
     /// Keep the rows before any write that follows is made.
     SaveRows(SavedRows),
-    /// Keep the administrative states.
+    /// Keep the administrative states; [`Event::AdminNotSaved`] if that fails.
     SaveAdmin(SavedAdmin),
     /// Change the data plane; answered by [`Event::Written`] or [`Event::WriteFailed`].
     Write(Vec<Write>),

@@ -63,6 +63,8 @@ pub struct Core {
     /// Targets in the tables found at the start: up until checked.
     pub(super) seeds: BTreeSet<u32>,
     pub(super) admin: SavedAdmin,
+    /// Whether `admin` is kept, as far as is known.
+    pub(super) admin_saved: bool,
     pub(super) saved_rows: Option<SavedRows>,
     pub(super) unconfirmed: Option<Unconfirmed>,
     pub(super) routes_full: bool,
@@ -100,6 +102,7 @@ impl Core {
             }
             Event::ReadBack(kernel) => self.read_back(&kernel, &mut out),
             Event::Tick => self.tick(&mut out),
+            Event::AdminNotSaved => self.admin_saved = false,
             Event::Written => out.extend(self.unconfirmed.take().into_iter().flat_map(|apply| apply.then)),
             Event::WriteFailed { error, control } => self.write_failed(&error, control, &mut out),
         }
@@ -148,8 +151,9 @@ impl Core {
                 targets.insert(target.config.name.clone(), target.admin);
             }
         }
-        if self.admin != admin {
+        if self.admin != admin || !self.admin_saved {
             self.admin = admin.clone();
+            self.admin_saved = true;
             out.push(Command::SaveAdmin(admin));
         }
     }

@@ -137,6 +137,8 @@ pub(super) struct World {
     pub(super) probes: BTreeMap<u64, (SocketAddr, Option<Due>)>,
     /// How many more writes succeed before one fails.
     pub(super) fails_after: Option<usize>,
+    /// Whether administrative states cannot be saved.
+    pub(super) saves_fail: bool,
 }
 
 impl World {
@@ -165,6 +167,7 @@ impl World {
             commands: Vec::new(),
             probes: BTreeMap::new(),
             fails_after: None,
+            saves_fail: false,
         }
     }
 
@@ -185,6 +188,7 @@ impl World {
                 self.commands.push(command.clone());
                 match command {
                     Command::SaveRows(rows) => self.saved_rows = Some(rows),
+                    Command::SaveAdmin(_) if self.saves_fail => events.push(Event::AdminNotSaved),
                     Command::SaveAdmin(admin) => self.saved_admin = admin,
                     Command::Write(writes) => match self.write(&writes) {
                         true => events.push(Event::Written),

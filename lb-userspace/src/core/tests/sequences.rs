@@ -465,3 +465,30 @@ fn source_addresses_that_a_failure_leaves_unsure_are_written_again() {
     killed.restart(&before);
     assert_eq!(killed.kernel.sources, good.kernel.sources);
 }
+
+#[test]
+fn an_administrative_state_that_could_not_be_saved_is_saved_as_soon_as_it_can_be() {
+    let config = web(&[(1, 1), (2, 1)]);
+    let mut world = World::new();
+    world.apply(&config);
+    world.all_up();
+    let tries = |world: &World| {
+        world.commands.iter().filter(|command| matches!(command, Command::SaveAdmin(_))).count()
+    };
+    world.saves_fail = true;
+    set(&mut world, 1, Wanted::Maintenance);
+    assert_eq!(tries(&world), 1);
+    set(&mut world, 1, Wanted::Maintenance);
+    assert_eq!(tries(&world), 1, "asked again, it still has to be saved");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(tries(&world), 1);
+    assert!(world.saved_admin.is_empty());
+    world.saves_fail = false;
+    world.pass(Duration::from_secs(1));
+    assert_eq!(tries(&world), 1);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(tries(&world), 0, "it is saved");
+    world.restart(&config);
+    world.all_up();
+    assert_eq!(world.shares().keys().collect::<Vec<_>>(), [&2]);
+}
