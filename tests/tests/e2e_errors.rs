@@ -324,6 +324,42 @@ fn a_faulty_change_changes_nothing_and_names_every_fault() -> Result<()> {
 }
 
 #[test]
+fn a_new_interface_that_does_not_take_the_program_refuses_the_whole_change() -> Result<()> {
+    let _alone = require::alone();
+    let bed = Testbed::not_all_up(Shape::SameLink, 0, |_| Ok(()))?;
+    let ns = &bed.topology.balancer.ns;
+    ns.ip_batch("link add nic1 type veth peer name nic1p\nlink set nic1 up\nlink set nic1p up\n")?;
+    xdp_pass::attach(ns, "nic1")?;
+    let in_force = || -> Result<[serde_json::Value; 3]> {
+        let status = bed.lbd.get("/v1/status")?;
+        let names = status["interfaces"].as_array().into_iter().flatten().map(|found| found["name"].clone());
+        Ok([status["revision"].clone(), status["data_plane"]["generation"].clone(), names.collect()])
+    };
+    let before = in_force()?;
+    let mut config = bed.configuration()?;
+    config["interfaces"] = serde_json::json!([INTERFACE, "nic1"]);
+    entry(&mut config, "services", "web-v4")?["port"] = 8888.into();
+
+    let (status, answer) = bed.put_configuration(&config.to_string())?;
+    assert_eq!(status, StatusCode::CONFLICT, "{answer}");
+    for part in ["nic1", "already carries an XDP program", "xdpdrv off", "nothing was changed"] {
+        ensure!(answer.contains(part), "no {part} in {answer}");
+    }
+    assert_eq!(in_force()?, before);
+    bed.lbd.wait_ready(SOON)?;
+
+    let program = || ns.exec("ip", &["-details", "link", "show", "dev", "nic1"]);
+    ns.exec("ip", &["link", "set", "dev", "nic1", "xdpdrv", "off"])?;
+    bed.apply(&config)?;
+    ensure!(program()?.contains("prog/xdp"), "{}", program()?);
+    config["interfaces"] = serde_json::json!([INTERFACE]);
+    bed.apply(&config)?;
+    ensure!(!program()?.contains("prog/xdp"), "{}", program()?);
+    ensure!(!bed.lbd.pins().join("links/nic1").exists(), "its link is left");
+    bed.lbd.wait_ready(SOON)
+}
+
+#[test]
 fn a_client_without_an_agent() -> Result<()> {
     let mut command = Command::new(binary("lbctl")?);
     command.args(["--socket", "/nonexistent/lbd.sock", "status"]);

@@ -33,6 +33,9 @@ impl Engine {
             return Err(BackendError::RevisionDiffers { expected, current });
         }
         let result = self.apply_text(&text, &source, dry_run).await;
+        if !dry_run {
+            self.keep_attached();
+        }
         match &result {
             Ok(result) if !dry_run => {
                 if let Some(revision) = result.revision.as_ref().filter(|revision| revision.number != current)
@@ -90,13 +93,12 @@ impl Engine {
 
     /// Applies a checked configuration to kernel and host.
     async fn put_in_force(&mut self, config: Config) -> Result<(), BackendError> {
+        self.attach_ahead(&config)?;
         let port_change = self
             .reserve_ports(&config.snat)
             .map_err(|error| BackendError::Failed(format!("source ports cannot be reserved: {error}")))?;
         let config = Arc::new(config);
         let facts = self.look_up(&config).await;
-        let interfaces = self.interfaces().to_vec();
-        let mode = self.core.config().map(|config| config.xdp_mode);
         let outcome = self.handle(Event::Apply { config: Arc::clone(&config), facts: Arc::new(facts) }).await;
         let in_force = self.core.config().is_some_and(|now| Arc::ptr_eq(now, &config));
         if let Some(change) = port_change {
@@ -109,13 +111,19 @@ impl Engine {
             let state = if in_force { "it is in force and being repaired" } else { "nothing was changed" };
             return Err(BackendError::Failed(format!("the kernel's maps: {error}; {state}")));
         }
-        if interfaces != config.interfaces || mode != Some(config.xdp_mode) {
-            self.plane.set_interfaces(config.interfaces.clone(), config.xdp_mode);
-            if let Err(error) = tokio::task::block_in_place(|| self.plane.attach().map(drop)) {
-                self.fail("attach", &format!("the program is not on every interface: {error}"));
-            }
-        }
         Ok(())
+    }
+
+    /// Puts the program on the interfaces that a configuration adds, before anything else of it is in force: one that
+    /// does not take the program is a reason to refuse. [`Engine::keep_attached`] takes it off where it is not to be.
+    fn attach_ahead(&mut self, config: &Config) -> Result<(), BackendError> {
+        let now = self.core.config();
+        if now.is_some_and(|now| now.interfaces == config.interfaces && now.xdp_mode == config.xdp_mode) {
+            return Ok(());
+        }
+        self.plane.set_interfaces(&config.interfaces, config.xdp_mode);
+        tokio::task::block_in_place(|| self.plane.ensure_attached().map(drop))
+            .map_err(|error| BackendError::Refused(vec![format!("{error}; nothing was changed")]))
     }
 
     async fn back_to_revision(&mut self) -> String {

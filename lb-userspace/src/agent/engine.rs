@@ -202,8 +202,17 @@ impl Engine {
 
     /// Links and VIPs: an interface may have been made anew, an address taken off by hand.
     pub(super) async fn look_after_host(&mut self) {
+        self.keep_attached();
+        self.keep_vips(false).await;
+        self.check_host();
+    }
+
+    /// Sees to it that the interfaces of the configuration in force carry the program, and no others.
+    pub(super) fn keep_attached(&mut self) {
+        let Some(config) = self.core.config().cloned() else { return };
         let before = self.plane.attachments().to_vec();
-        match tokio::task::block_in_place(|| self.plane.ensure_attached().map(<[_]>::to_vec)) {
+        self.plane.set_interfaces(&config.interfaces, config.xdp_mode);
+        match tokio::task::block_in_place(|| self.plane.attach().map(<[_]>::to_vec)) {
             Ok(after) => {
                 self.failures.remove("attach");
                 for attachment in after.iter().filter(|attachment| {
@@ -217,8 +226,6 @@ impl Engine {
             }
             Err(error) => self.fail("attach", &format!("the program is not on every interface: {error}")),
         }
-        self.keep_vips(false).await;
-        self.check_host();
     }
 
     async fn network_changed(&mut self, state: &Arc<NetState>) {

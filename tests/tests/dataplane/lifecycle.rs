@@ -4,6 +4,7 @@ use std::{borrow::Cow, fs};
 
 use anyhow::Result;
 use lb_common::abi::{Control, map};
+use lb_tests::xdp_pass;
 use lb_userspace::{
     config::model::{Limits, XdpMode},
     dataplane::{
@@ -218,6 +219,22 @@ fn an_interface_that_is_no_longer_configured_loses_the_program() -> Result<()> {
     let one = setup.start_with(options)?;
     assert!(one.attachments()[0].adopted);
     assert!(!setup.link()?.contains("xdp"), "{}", setup.link()?);
+    Ok(())
+}
+
+#[test]
+fn what_a_failed_attach_left_is_dropped_by_the_first_that_succeeds() -> Result<()> {
+    let setup = Setup::new()?;
+    let mut dataplane = setup.start()?;
+    xdp_pass::attach(&setup.ns, "right")?;
+    dataplane.set_interfaces(&["right".to_owned()], XdpMode::Native);
+    let error = setup.inside(|| Ok(dataplane.attach().map(drop).unwrap_err().to_string()))?;
+    assert!(error.contains("interface right already carries an XDP program"), "{error}");
+    assert!(setup.link()?.contains("prog/xdp"), "until then the other one keeps it: {}", setup.link()?);
+    setup.ns.exec("ip", &["link", "set", "dev", "right", "xdpdrv", "off"])?;
+    setup.inside(|| Ok(dataplane.attach().map(drop)?))?;
+    assert!(!setup.link()?.contains("xdp"), "{}", setup.link()?);
+    assert_eq!(names(&setup.pins.join("links"))?, ["right"]);
     Ok(())
 }
 

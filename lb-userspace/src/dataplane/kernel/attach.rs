@@ -60,17 +60,20 @@ pub struct Attachment {
 
 impl KernelDataPlane {
     /// Puts the opened program behind every interface's link and drops what it replaces. An interface that had the
-    /// program before misses no packet.
+    /// program before misses no packet. Once it has succeeded, repeating it is [`Self::ensure_attached`].
     ///
     /// # Errors
     /// [`OpenError`]; the interfaces that did not fail have the program then, and what it replaces stays until the call is
     /// repeated.
     pub fn attach(&mut self) -> Result<&[Attachment], OpenError> {
         self.ensure_attached()?;
-        self.promote_next()?;
-        self.drop_other_interfaces()?;
-        self.attach_tracepoints();
-        self.drop_other_versions()?;
+        if !self.settled {
+            self.promote_next()?;
+            self.drop_other_interfaces()?;
+            self.attach_tracepoints();
+            self.drop_other_versions()?;
+            self.settled = true;
+        }
         Ok(&self.attachments)
     }
 

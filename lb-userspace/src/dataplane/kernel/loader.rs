@@ -105,6 +105,7 @@ impl KernelDataPlane {
             adopted,
             warnings,
             attachments: Vec::new(),
+            settled: false,
             tables: BTreeMap::new(),
             watched: BTreeSet::new(),
             processors: processors()?,

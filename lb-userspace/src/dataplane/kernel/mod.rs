@@ -64,6 +64,8 @@ pub struct KernelDataPlane {
     adopted: Adopted,
     warnings: Vec<String>,
     attachments: Vec<Attachment>,
+    /// Whether all that the interfaces' links have replaced is gone.
+    settled: bool,
     /// Lookup tables opened so far, by their row of `TABLES`.
     tables: BTreeMap<u32, Map>,
     /// Interfaces with a row in `TRANSMIT_FAILED`.
@@ -104,10 +106,14 @@ impl KernelDataPlane {
         &self.attachments
     }
 
-    /// The interfaces that are to carry the program from the next [`Self::attach`] on.
-    pub fn set_interfaces(&mut self, interfaces: Vec<String>, xdp_mode: XdpMode) {
-        self.options.interfaces = interfaces;
-        self.options.xdp_mode = xdp_mode;
+    /// Names the interfaces that are to carry the program. [`Self::ensure_attached`] puts it there; others keep it until
+    /// the next [`Self::attach`]. Naming the same again changes nothing.
+    pub fn set_interfaces(&mut self, interfaces: &[String], xdp_mode: XdpMode) {
+        if self.options.interfaces != interfaces || self.options.xdp_mode != xdp_mode {
+            self.options.interfaces = interfaces.to_vec();
+            self.options.xdp_mode = xdp_mode;
+            self.settled = false;
+        }
     }
 
     /// Opens the program's packet log; only with [`KernelOptions::packet_log`] are there lines in it.
