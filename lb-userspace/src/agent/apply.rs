@@ -32,9 +32,13 @@ impl Engine {
         if let Some(expected) = if_revision.filter(|expected| *expected != current) {
             return Err(BackendError::RevisionDiffers { expected, current });
         }
-        let result = self.apply_text(&text, &source, dry_run).await;
+        let mut result = self.apply_text(&text, &source, dry_run).await;
         if !dry_run {
             self.keep_attached();
+        }
+        if let (Ok(result), false) = (&mut result, dry_run) {
+            self.renew_checks().await;
+            result.warnings.extend_from_slice(&self.checks.warnings);
         }
         match &result {
             Ok(result) if !dry_run => {
@@ -148,7 +152,7 @@ impl Engine {
         reasons.extend(port_faults(&config.snat));
         for group in &config.groups {
             if let Some(check) = &group.health
-                && let Err(error) = self.compiled_check(&group.name, check)
+                && let Err(error) = tokio::task::block_in_place(|| self.checks.ready(&group.name, check))
             {
                 reasons.push(format!("group {}: {error}", group.name));
             }
@@ -215,8 +219,10 @@ impl Engine {
         }
     }
 
-    /// The configuration file as the next revision.
+    /// Reads again what checks trust, and the configuration file as the next revision.
     pub(super) async fn reload(&mut self) {
+        // Whatever becomes of the configuration file.
+        self.renew_checks().await;
         let Some(file) = self.file.clone() else {
             self.tell(
                 EventKind::ConfigurationRefused,

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{events::EventLog, network, vips::VipKeeper};
+use super::{checks::ReadyChecks, events::EventLog, network, vips::VipKeeper};
 use crate::{
     api::{
         backend::{ApplyRequest, BackendError, Snapshot},
@@ -18,10 +18,10 @@ use crate::{
             TargetStateChange, TargetStateResult,
         },
     },
-    config::{model::HealthCheck, revision::Revisions, state::Kept},
+    config::{revision::Revisions, state::Kept},
     core::{Core, Event, Notice, SavedAdmin, SavedRows},
     dataplane::{DataPlane as _, kernel::KernelDataPlane},
-    health::{self, Compiled, Report},
+    health::{self, Report},
     net::{NetState, PortSet, Warmer, Watch},
 };
 
@@ -48,7 +48,7 @@ pub(super) enum Request {
     },
     Configuration(Answer<ConfigView>),
     Apply(ApplyRequest, Answer<ApplyResult>),
-    /// Read the configuration file again.
+    /// Read the configuration file and the files that it names again.
     Reload,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Engine {
     pub(super) interface: Option<String>,
 
     pub(super) prober: mpsc::Sender<health::Command<u64>>,
-    pub(super) compiled: BTreeMap<String, (HealthCheck, Arc<Compiled>)>,
+    pub(super) checks: ReadyChecks,
     pub(super) watch: Watch,
     pub(super) warmer: Warmer,
     /// What the warmer was told to keep.

@@ -6,12 +6,13 @@
 //! server, signals.
 //!
 //! - [`run`]: parse, build, serve, drain. `start`: from the state folder and the kernel to a running engine.
-//! - `engine`, `perform`, `apply`, `network`, `vips`: the engine and what it does.
+//! - `engine`, `perform`, `apply`, `checks`, `network`, `vips`: the engine and what it does.
 //! - `backend`, `views`, `flows`: what the API asks, and the answers.
 
 mod apply;
 mod backend;
 mod changes;
+mod checks;
 mod engine;
 mod error;
 mod events;

@@ -6,10 +6,9 @@ use tokio::task::block_in_place;
 
 use super::{engine::Engine, network};
 use crate::{
-    config::model::HealthCheck,
-    core::{Checks, Command, Event, Kernel},
+    core::{Command, Event, Kernel},
     dataplane::{DataPlane as _, Write},
-    health::{self, CompileError, Compiled},
+    health,
 };
 
 /// What became of an event's commands.
@@ -108,40 +107,7 @@ impl Engine {
         }
     }
 
-    async fn start_checks(&mut self, checks: Checks) {
-        let Checks { life, group, address, check } = checks;
-        match self.compiled_check(&group, &check) {
-            Ok(check) => {
-                self.instruct_prober(health::Command::Start { target: life, address, check }).await;
-            }
-            // Found out before a configuration is accepted; only a restart can meet it.
-            Err(error) => {
-                let message = format!("group {group} is not checked: {error}");
-                if !self.warnings.contains(&message) {
-                    tracing::error!("{message}");
-                    self.warnings.push(message);
-                }
-            }
-        }
-    }
-
-    /// A group's check made ready, once for all its targets.
-    pub(super) fn compiled_check(
-        &mut self,
-        group: &str,
-        check: &HealthCheck,
-    ) -> Result<Arc<Compiled>, CompileError> {
-        if let Some((known, compiled)) = self.compiled.get(group)
-            && known == check
-        {
-            return Ok(Arc::clone(compiled));
-        }
-        let compiled = Arc::new(block_in_place(|| health::compile(check))?);
-        self.compiled.insert(group.to_owned(), (check.clone(), Arc::clone(&compiled)));
-        Ok(compiled)
-    }
-
-    async fn instruct_prober(&mut self, command: health::Command<u64>) {
+    pub(super) async fn instruct_prober(&mut self, command: health::Command<u64>) {
         // The prober takes commands as long as the engine runs; without it the agent is stopping.
         drop(self.prober.send(command).await);
     }

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use super::{
-    apply::port_faults, engine::Engine, error::AgentError, events::EventLog, network, run::Options,
-    unload::give_ports_back, vips::VipKeeper,
+    apply::port_faults, checks::ReadyChecks, engine::Engine, error::AgentError, events::EventLog, network,
+    run::Options, unload::give_ports_back, vips::VipKeeper,
 };
 use crate::{
     api::types::{EventKind, Readiness},
@@ -114,7 +114,7 @@ pub(super) async fn build(
         file: options.config.clone(),
         interface: options.interface.clone(),
         prober,
-        compiled: BTreeMap::new(),
+        checks: ReadyChecks::default(),
         watch,
         warmer,
         destinations: std::collections::BTreeSet::new(),
@@ -156,9 +156,10 @@ fn fits_host(first: &First, watch: &Watch) -> Result<Vec<String>, AgentError> {
     if first.was_accepted() {
         return Ok(reasons);
     }
+    let mut compiler = health::Compiler::default();
     for group in &first.config.groups {
         if let Some(check) = &group.health
-            && let Err(error) = block_in_place(|| health::compile(check))
+            && let Err(error) = block_in_place(|| compiler.compile(check))
         {
             reasons.push(format!("group {}: {error}", group.name));
         }
@@ -266,7 +267,9 @@ impl Engine {
 
     pub(super) fn all_warnings(&self) -> Vec<String> {
         let mut all: Vec<String> = self.failures.values().cloned().collect();
-        let others = [&self.warnings, &self.host_warnings, &self.vips.warnings].into_iter().flatten();
+        let others = [&self.warnings, &self.host_warnings, &self.checks.warnings, &self.vips.warnings]
+            .into_iter()
+            .flatten();
         for warning in others.map(String::as_str).chain(self.plane.warnings().iter().map(String::as_str)) {
             if !all.iter().any(|known| known == warning) {
                 all.push(warning.to_owned());

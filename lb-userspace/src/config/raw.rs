@@ -171,6 +171,7 @@ record! {
         /// How the certificate is verified (default system): against the host's trusted roots, or not at all.
         optional verify: Verify,
         /// A PEM file with the certificates to verify against instead of the host's; an absolute path.
+        /// Read again on SIGHUP and by every apply.
         optional ca_file: FilePath,
     }
 }

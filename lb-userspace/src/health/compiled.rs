@@ -2,7 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{http::HttpCheck, tls::Tls};
+use rustls_pki_types::CertificateDer;
+
+use super::{
+    http::HttpCheck,
+    tls::{SystemRoots, Tls},
+};
 use crate::config::model::{HealthCheck, Probe};
 
 /// A check with all that can be prepared done: patterns compiled, request built, trust anchors loaded.
@@ -29,6 +34,19 @@ impl Compiled {
     #[must_use]
     pub fn address(&self, target: SocketAddr) -> SocketAddr {
         SocketAddr::new(target.ip(), self.port.unwrap_or(target.port()))
+    }
+
+    /// Whether both trust the same certificates.
+    #[must_use]
+    pub fn trusts_as(&self, other: &Self) -> bool {
+        self.trusted() == other.trusted()
+    }
+
+    fn trusted(&self) -> &[CertificateDer<'static>] {
+        match &self.question {
+            Question::Https(_, tls) => tls.trusted(),
+            Question::Tcp | Question::Http(_) => &[],
+        }
     }
 }
 
@@ -80,15 +98,25 @@ pub enum CompileError {
     Tls(#[from] rustls::Error),
 }
 
-/// Makes a check ready to run. Reads the CA file or the system's roots: it blocks for as long as that takes.
-///
-/// # Errors
-/// When the check could never succeed for a reason of its own; see [`CompileError`].
-pub fn compile(check: &HealthCheck) -> Result<Compiled, CompileError> {
-    let question = match &check.probe {
-        Probe::Tcp => Question::Tcp,
-        Probe::Http(http) => Question::Http(HttpCheck::compile(http)?),
-        Probe::Https { http, tls } => Question::Https(HttpCheck::compile(http)?, Tls::compile(tls)?),
-    };
-    Ok(Compiled { question, timeout: check.timeout, port: check.port })
+/// Makes checks ready to run. The host's trusted roots are read once, for the first check that is verified by them.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    roots: Option<SystemRoots>,
+}
+
+impl Compiler {
+    /// Makes a check ready to run. Reads the CA file or the system's roots: it blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// When the check could never succeed for a reason of its own; see [`CompileError`].
+    pub fn compile(&mut self, check: &HealthCheck) -> Result<Compiled, CompileError> {
+        let question = match &check.probe {
+            Probe::Tcp => Question::Tcp,
+            Probe::Http(http) => Question::Http(HttpCheck::compile(http)?),
+            Probe::Https { http, tls } => {
+                Question::Https(HttpCheck::compile(http)?, Tls::compile(tls, &mut self.roots)?)
+            }
+        };
+        Ok(Compiled { question, timeout: check.timeout, port: check.port })
+    }
 }

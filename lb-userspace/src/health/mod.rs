@@ -1,6 +1,6 @@
 //! The probes that carry out health checks.
 //!
-//! [`compile`] turns a configured check into a [`Compiled`] one, once per group; [`probe()`] asks one target;
+//! The [`Compiler`] turns a configured check into a [`Compiled`] one, once per group; [`probe()`] asks one target;
 //! the [`Prober`] runs probes at the moments that the core's [`health`](crate::core::health) names and reports
 //! their results. No verdict is made here.
 
@@ -15,7 +15,7 @@ mod verify;
 mod testing;
 
 pub use self::{
-    compiled::{CompileError, Compiled, compile},
+    compiled::{CompileError, Compiled, Compiler},
     probe::{ProbeResult, probe},
     scheduler::{Command, Prober, Report, concurrency},
 };

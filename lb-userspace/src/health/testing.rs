@@ -16,6 +16,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::{CompileError, Compiled, Compiler};
 use crate::config::model::{HealthCheck, HttpProbe, Probe};
 
 /// Far longer than a test's check takes unless it is meant to time out.
@@ -27,6 +28,11 @@ pub(super) const SHORT: Duration = Duration::from_millis(80);
 pub(super) fn check(probe: Probe, timeout: Duration) -> HealthCheck {
     let interval = timeout.max(Duration::from_secs(1));
     HealthCheck { probe, port: None, interval, transition_interval: interval, timeout, rise: 2, fall: 3 }
+}
+
+/// A single check made ready.
+pub(super) fn compile(check: &HealthCheck) -> Result<Compiled, CompileError> {
+    Compiler::default().compile(check)
 }
 
 pub(super) fn http() -> HttpProbe {

@@ -1,12 +1,6 @@
 //! TLS to a target, and how the target proves who it is.
 
-use std::{
-    io,
-    net::IpAddr,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use rustls::{CertificateError, ClientConfig, RootCertStore, client::Resumption, crypto};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -27,6 +21,8 @@ pub(super) struct Tls {
     connector: TlsConnector,
     /// The target's address when `None`.
     name: Option<ServerName<'static>>,
+    /// What was read to verify the target's certificate.
+    trusted: Arc<[CertificateDer<'static>]>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -36,21 +32,32 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    pub(super) fn compile(probe: &TlsProbe) -> Result<Self, CompileError> {
+    /// `roots` are read if they are needed and were not read before.
+    pub(super) fn compile(probe: &TlsProbe, roots: &mut Option<SystemRoots>) -> Result<Self, CompileError> {
         let name = probe.server_name.as_ref().map(|name| {
             ServerName::try_from(name.clone()).map_err(|_| CompileError::ServerName(name.clone()))
         });
         let provider = Arc::new(crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
+        let trusted: Arc<[_]>;
         let builder = match &probe.verify {
-            TlsVerify::System => builder.with_root_certificates(system_roots()?),
+            TlsVerify::System => {
+                let roots = match roots {
+                    Some(roots) => roots,
+                    None => roots.insert(SystemRoots::read()?),
+                };
+                trusted = Arc::clone(&roots.certificates);
+                builder.with_root_certificates(Arc::clone(&roots.store))
+            }
             TlsVerify::CaFile(path) => {
-                let verifier = FileVerifier::new(certificates_of(path)?, provider)
+                trusted = certificates_of(path)?.into();
+                let verifier = FileVerifier::new(Arc::clone(&trusted), provider)
                     .map_err(|error| CompileError::CaFile { path: path.clone(), error })?;
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
             TlsVerify::None => {
+                trusted = Arc::default();
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
             }
         };
@@ -58,7 +65,11 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A resumed session shows no certificate: an expired one would pass for as long as tickets last.
         config.resumption = Resumption::disabled();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name: name.transpose()? })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name: name.transpose()?, trusted })
+    }
+
+    pub(super) fn trusted(&self) -> &[CertificateDer<'static>] {
+        &self.trusted
     }
 
     pub(super) async fn connect(&self, stream: TcpStream, ip: IpAddr) -> io::Result<TlsStream<TcpStream>> {
@@ -67,22 +78,26 @@ impl Tls {
     }
 }
 
-/// The host's trusted roots, read once in the agent's life unless reading found none.
-fn system_roots() -> Result<Arc<RootCertStore>, CompileError> {
-    static ROOTS: Mutex<Option<Arc<RootCertStore>>> = Mutex::new(None);
-    let mut roots = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(roots) = &*roots {
-        return Ok(Arc::clone(roots));
+/// The host's trusted roots, as they were read.
+#[derive(Debug)]
+pub(super) struct SystemRoots {
+    certificates: Arc<[CertificateDer<'static>]>,
+    store: Arc<RootCertStore>,
+}
+
+impl SystemRoots {
+    fn read() -> Result<Self, CompileError> {
+        let found = rustls_native_certs::load_native_certs();
+        let certificates: Arc<[_]> = found.certs.into();
+        let mut store = RootCertStore::empty();
+        // A host's bundle may hold certificates that are of no use to TLS; the others still are.
+        let (added, _) = store.add_parsable_certificates(certificates.iter().cloned());
+        if added == 0 {
+            let error = found.errors.first().map(|error| format!(" ({error})"));
+            return Err(CompileError::NoSystemRoots(error.unwrap_or_default()));
+        }
+        Ok(Self { certificates, store: Arc::new(store) })
     }
-    let found = rustls_native_certs::load_native_certs();
-    let mut store = RootCertStore::empty();
-    // A host's bundle may hold certificates that are of no use to TLS; the others still are.
-    let (added, _) = store.add_parsable_certificates(found.certs);
-    if added == 0 {
-        let error = found.errors.first().map(|error| format!(" ({error})"));
-        return Err(CompileError::NoSystemRoots(error.unwrap_or_default()));
-    }
-    Ok(Arc::clone(roots.insert(Arc::new(store))))
 }
 
 /// The certificates of a PEM file.

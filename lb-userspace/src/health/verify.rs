@@ -17,21 +17,21 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 /// Trusts what the certificates of a file have signed, and a server that shows one of them as its own.
 #[derive(Debug)]
 pub(super) struct FileVerifier {
-    trusted: Vec<CertificateDer<'static>>,
+    trusted: Arc<[CertificateDer<'static>]>,
     chain: Arc<WebPkiServerVerifier>,
 }
 
 impl FileVerifier {
     /// Every certificate must be usable; a message says which fault there is.
     pub(super) fn new(
-        trusted: Vec<CertificateDer<'static>>,
+        trusted: Arc<[CertificateDer<'static>]>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         if trusted.is_empty() {
             return Err("no certificate in it".into());
         }
         let mut roots = RootCertStore::empty();
-        for certificate in &trusted {
+        for certificate in trusted.iter() {
             roots.add(certificate.clone()).map_err(|error| error.to_string())?;
         }
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)

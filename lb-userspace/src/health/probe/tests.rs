@@ -6,10 +6,7 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        compile,
-        testing::{LONG, SHORT, Server, answering, check, http, read_head, serve},
-    },
+    super::testing::{LONG, SHORT, Server, answering, check, compile, http, read_head, serve},
     *,
 };
 use crate::{

@@ -3,7 +3,7 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    super::testing::{Authority, LONG, check, params, pem_file, serve, serve_tls},
+    super::testing::{Authority, LONG, check, compile, params, pem_file, serve, serve_tls},
     tests::{outcome, with_body},
     *,
 };
@@ -114,7 +114,7 @@ async fn whoever_lacks_the_certificates_key_fails_even_unverified() {
 #[tokio::test]
 async fn the_certificate_is_shown_at_every_check() {
     let mut server = Authority::new("ours").serve(&["shop.internal"], 2199, &[]).await;
-    let check = super::super::compile(&https(None, TlsVerify::None)).expect("a check that can run");
+    let check = compile(&https(None, TlsVerify::None)).expect("a check that can run");
     for _ in 0..2 {
         assert_eq!(probe(&check, server.address).await.outcome, Ok(()));
         assert_eq!(server.seen.recv().await, Some(Some(HandshakeKind::Full)));

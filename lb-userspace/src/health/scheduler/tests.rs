@@ -3,10 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    super::{
-        compile,
-        testing::{LONG, SHORT, check, http, serve},
-    },
+    super::testing::{LONG, SHORT, check, compile, http, serve},
     *,
 };
 use crate::{
