@@ -1,6 +1,6 @@
 //! Which XDP programs an interface carries, as the kernel's link message says.
 
-use std::io;
+use std::{io, time::Duration};
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
@@ -8,6 +8,13 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkMessage, LinkXdp},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::TimeVal,
+};
+
+/// The engine waits for the answer, and everybody for the engine.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// Ids of the programs on an interface, by where they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,10 +38,7 @@ impl XdpPrograms {
 
 /// Asks the kernel which programs an interface carries.
 pub(crate) fn xdp_programs(ifindex: u32) -> io::Result<XdpPrograms> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-
+    let socket = open(LIMIT)?;
     let mut link = LinkMessage::default();
     link.header.index = ifindex;
     let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(link));
@@ -44,13 +48,31 @@ pub(crate) fn xdp_programs(ifindex: u32) -> io::Result<XdpPrograms> {
     request.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
 
-    let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    match answer.payload {
+    match answer(&socket)?.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(programs_of(&link)),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         other => Err(io::Error::other(format!("the kernel answered a link request with {other:?}"))),
     }
+}
+
+/// A socket whose answers are waited for no longer than `limit`.
+fn open(limit: Duration) -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let limit = TimeVal::new(limit.as_secs().cast_signed(), limit.subsec_micros().into());
+    setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
+    Ok(socket)
+}
+
+fn answer(socket: &Socket) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+    let (bytes, _) = socket.recv_from_full().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer a link request in time")
+        }
+        _ => error,
+    })?;
+    NetlinkMessage::deserialize(&bytes).map_err(io::Error::other)
 }
 
 fn programs_of(link: &LinkMessage) -> XdpPrograms {
@@ -67,4 +89,22 @@ fn programs_of(link: &LinkMessage) -> XdpPrograms {
         }
     }
     programs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_answer_is_not_waited_for_without_end() {
+        let socket = open(Duration::from_millis(20)).unwrap();
+        let error = answer(&socket).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "the kernel did not answer a link request in time");
+    }
+
+    #[test]
+    fn the_loopback_interface_carries_no_program() {
+        assert_eq!(xdp_programs(1).unwrap(), XdpPrograms::default());
+    }
 }
