@@ -6,7 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     process::Command,
     sync::mpsc,
@@ -321,6 +322,41 @@ fn a_vip_is_put_found_again_and_removed_and_the_operators_stays() {
         let unknown = vips.put(9999, ip(VIP4)).await.unwrap_err().to_string();
         assert!(unknown.contains("add 10.9.0.100 to interface 9999"), "{unknown}");
         assert!(unknown.contains("the interface does not exist"), "{unknown}");
+    });
+}
+
+#[test]
+fn a_look_at_many_vips_takes_little_longer_than_reading_the_addresses_once() {
+    with_network(async |_peer| {
+        let vips = Vips::open().unwrap();
+        let ifindex = interface_facts(HOST).await.unwrap().interface.index;
+        let many: BTreeSet<IpAddr> = (0..500_u32)
+            .flat_map(|i| {
+                let v4 = Ipv4Addr::from_bits(0x0a20_0000 + i);
+                [IpAddr::from(v4), format!("2001:db8:32::{:x}", 0x100 + i).parse().unwrap()]
+            })
+            .collect();
+        let mut looks = Vec::new();
+        for expected in [Placement::Added, Placement::AlreadyOurs] {
+            let began = Instant::now();
+            let now = vips.addresses().await.unwrap();
+            let placements = vips.put_all(&now, ifindex, &many).await.unwrap();
+            looks.push(began.elapsed());
+            assert_eq!(placements.len(), many.len());
+            for (address, placement) in placements {
+                assert_eq!(placement.unwrap(), expected, "{address}");
+            }
+        }
+        let began = Instant::now();
+        let ours = vips.ours().await.unwrap();
+        let reading = began.elapsed();
+        assert_eq!(ours.len(), many.len());
+        assert!(looks[1] < 20 * reading, "{looks:?}, reading takes {reading:?}");
+        for vip in ours {
+            assert!(vips.remove_ours(vip).await.unwrap());
+            assert!(!vips.remove_ours(vip).await.unwrap());
+        }
+        assert_eq!(vips.ours().await.unwrap(), []);
     });
 }
 

@@ -34,7 +34,7 @@ pub async fn unload(options: &UnloadOptions) -> Result<Vec<String>, AgentError> 
     let mut done = Vec::new();
     let vips = Vips::open()?;
     for vip in vips.ours().await? {
-        if vips.remove(vip.ifindex, vip.address).await? {
+        if vips.remove_ours(vip).await? {
             done.push(format!("took VIP {} off interface {}", vip.address, vip.ifindex));
         }
     }

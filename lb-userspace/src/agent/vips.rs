@@ -27,17 +27,17 @@ impl VipKeeper {
     /// it changes nothing; `again` announces all of them in any case.
     pub(super) async fn keep(&mut self, state: &NetState, interface: &str, again: bool) {
         self.warnings.clear();
-        let ours = match self.vips.ours().await {
-            Ok(ours) => ours,
+        let now = match self.vips.addresses().await {
+            Ok(now) => now,
             Err(error) => {
                 return self.warnings.push(format!("the VIPs on this host cannot be read: {error}"));
             }
         };
         let index = state.interface_named(interface).map(|found| (found.index, found.mac));
-        for vip in &ours {
+        for vip in now.ours() {
             let here = index.is_some_and(|(index, _)| index == vip.ifindex);
             if (!here || !self.wanted.contains(&vip.address))
-                && let Err(error) = self.vips.remove(vip.ifindex, vip.address).await
+                && let Err(error) = self.vips.remove_ours(vip).await
             {
                 self.warnings.push(format!("VIP {} cannot be taken off: {error}", vip.address));
             }
@@ -48,9 +48,15 @@ impl VipKeeper {
             }
             return;
         };
+        let placements = match self.vips.put_all(&now, index, &self.wanted).await {
+            Ok(placements) => placements,
+            Err(error) => {
+                return self.warnings.push(format!("the VIPs on this host cannot be read: {error}"));
+            }
+        };
         let mut new = Vec::new();
-        for address in self.wanted.clone() {
-            match self.vips.put(index, address).await {
+        for (address, placement) in placements {
+            match placement {
                 Ok(Placement::Added) => new.push(address),
                 Ok(Placement::AlreadyOurs) if again => new.push(address),
                 Ok(Placement::AlreadyOurs) => {}

@@ -33,6 +33,6 @@ pub use sockets::BoundSocket;
 pub use state::{
     Interface, Mac, Neighbour, NeighbourState, NetState, Route, RouteHop, RouteKind, RouteTable,
 };
-pub use vip::{Placement, Vip, VipError, Vips};
+pub use vip::{Addresses, Placement, Vip, VipError, Vips};
 pub use warm::Warmer;
 pub use watch::Watch;

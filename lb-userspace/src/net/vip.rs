@@ -4,7 +4,8 @@
 //! so that a later run finds what an earlier one left. An address without the mark is the operator's and stays as it is.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -88,13 +89,86 @@ impl Vips {
         Ok(Self { netlink: Netlink::open()? })
     }
 
+    /// The host's addresses as they are now.
+    pub async fn addresses(&self) -> Result<Addresses, VipError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let messages = self.netlink.dump(request, "list addresses").await?;
+        let mut addresses = Addresses::default();
+        for entry in messages.iter().filter_map(entry) {
+            addresses.0.entry(entry.address).or_default().push(entry);
+        }
+        Ok(addresses)
+    }
+
     /// Makes the interface answer for the address: as a host address, deprecated from the start so that the host's own
     /// connections do not use it as their source, and for IPv6 without duplicate-address detection.
     ///
     /// Repeating it changes nothing. Success means that the address was read back from the kernel, and that neighbour
     /// solicitations for it are heard; if those take longer than a second, that is logged.
     pub async fn put(&self, ifindex: u32, address: IpAddr) -> Result<Placement, VipError> {
-        let found = self.find(address).await?;
+        let placement = self.add(&self.addresses().await?, ifindex, address).await?;
+        if placement == Placement::Added {
+            self.confirm(&self.addresses().await?, ifindex, address).await?;
+            wait_until_solicitable(ifindex, &[address]).await;
+        }
+        Ok(placement)
+    }
+
+    /// The same for many addresses. `now` is what the host has; it is read once more if any of them is new, and not for
+    /// each: reading takes the longer the more there are.
+    pub async fn put_all(
+        &self,
+        now: &Addresses,
+        ifindex: u32,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<BTreeMap<IpAddr, Result<Placement, VipError>>, VipError> {
+        let mut placements = BTreeMap::new();
+        for address in addresses {
+            placements.insert(*address, self.add(now, ifindex, *address).await);
+        }
+        let mut added: Vec<_> = (placements.iter())
+            .filter_map(|(address, placement)| matches!(placement, Ok(Placement::Added)).then_some(*address))
+            .collect();
+        if added.is_empty() {
+            return Ok(placements);
+        }
+        let now = self.addresses().await?;
+        for address in &added {
+            if let Err(error) = self.confirm(&now, ifindex, *address).await {
+                placements.insert(*address, Err(error));
+            }
+        }
+        added.retain(|address| placements.get(address).is_some_and(Result::is_ok));
+        wait_until_solicitable(ifindex, &added).await;
+        Ok(placements)
+    }
+
+    /// Removes an address that the agent put. False if it was not there.
+    pub async fn remove(&self, ifindex: u32, address: IpAddr) -> Result<bool, VipError> {
+        let now = self.addresses().await?;
+        match now.of(address).iter().find(|entry| entry.ifindex == ifindex) {
+            None => Ok(false),
+            Some(entry) if !entry.ours => Err(VipError::Operators { address, ifindex }),
+            Some(_) => self.remove_ours(Vip { ifindex, address }).await,
+        }
+    }
+
+    /// Removes an address that was found to be ours. False if it has gone since.
+    pub async fn remove_ours(&self, vip: Vip) -> Result<bool, VipError> {
+        match self.delete(vip.ifindex, vip.address).await {
+            Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(false),
+            other => Ok(other.map(|()| true)?),
+        }
+    }
+
+    /// All addresses that bear the agent's mark, including those of earlier runs.
+    pub async fn ours(&self) -> Result<Vec<Vip>, VipError> {
+        Ok(self.addresses().await?.ours())
+    }
+
+    /// Adds the address unless it is there.
+    async fn add(&self, now: &Addresses, ifindex: u32, address: IpAddr) -> Result<Placement, VipError> {
+        let found = now.of(address);
         if found.iter().any(|entry| entry.ifindex == ifindex && entry.ours) {
             return Ok(Placement::AlreadyOurs);
         }
@@ -105,81 +179,84 @@ impl Vips {
         let message = RouteNetlinkMessage::NewAddress(vip_message(ifindex, address));
         match self.netlink.change(message, NLM_F_CREATE | NLM_F_EXCL, action).await {
             // Somebody else was faster.
-            Err(error) if error.errno() == Some(libc::EEXIST) => return Ok(Placement::Operators { ifindex }),
-            other => other?,
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(Placement::Operators { ifindex }),
+            other => Ok(other.map(|()| Placement::Added)?),
         }
-        if self.find(address).await?.iter().any(|entry| entry.ifindex == ifindex && entry.ours) {
-            if let IpAddr::V6(address) = address {
-                wait_until_solicitable(ifindex, address).await;
-            }
-            return Ok(Placement::Added);
+    }
+
+    /// Sees that an added address is there and bears the mark.
+    async fn confirm(&self, now: &Addresses, ifindex: u32, address: IpAddr) -> Result<(), VipError> {
+        if now.of(address).iter().any(|entry| entry.ifindex == ifindex && entry.ours) {
+            return Ok(());
         }
         self.delete(ifindex, address).await?;
         Err(VipError::NoMark(address))
-    }
-
-    /// Removes an address that the agent put. False if it was not there.
-    pub async fn remove(&self, ifindex: u32, address: IpAddr) -> Result<bool, VipError> {
-        let found = self.find(address).await?;
-        match found.iter().find(|entry| entry.ifindex == ifindex) {
-            None => Ok(false),
-            Some(entry) if !entry.ours => Err(VipError::Operators { address, ifindex }),
-            Some(_) => match self.delete(ifindex, address).await {
-                // It went away in between.
-                Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(false),
-                other => Ok(other.map(|()| true)?),
-            },
-        }
-    }
-
-    /// All addresses that bear the agent's mark, including those of earlier runs.
-    pub async fn ours(&self) -> Result<Vec<Vip>, VipError> {
-        let entries = self.entries().await?.into_iter().filter(|entry| entry.ours);
-        let mut vips: Vec<_> =
-            entries.map(|Entry { ifindex, address, .. }| Vip { ifindex, address }).collect();
-        vips.sort_unstable();
-        Ok(vips)
     }
 
     async fn delete(&self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
         let message = RouteNetlinkMessage::DelAddress(plain_message(ifindex, address));
         self.netlink.change(message, 0, || format!("remove {address} from interface {ifindex}")).await
     }
-
-    async fn find(&self, address: IpAddr) -> Result<Vec<Entry>, NetlinkError> {
-        let mut entries = self.entries().await?;
-        entries.retain(|entry| entry.address == address);
-        Ok(entries)
-    }
-
-    async fn entries(&self) -> Result<Vec<Entry>, NetlinkError> {
-        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let messages = self.netlink.dump(request, "list addresses").await?;
-        Ok(messages.iter().filter_map(entry).collect())
-    }
 }
 
 /// The kernel joins an address's solicited-node group some time after it has accepted the address. A solicitation that
 /// falls in between is not heard, and its sender repeats it only a second later.
-async fn wait_until_solicitable(ifindex: u32, address: Ipv6Addr) {
+async fn wait_until_solicitable(ifindex: u32, addresses: &[IpAddr]) {
+    let mut silent: Vec<&IpAddr> = addresses.iter().filter(|address| address.is_ipv6()).collect();
     for _ in 0..JOIN_LOOKS {
-        match std::fs::read_to_string("/proc/thread-self/net/igmp6") {
-            Ok(groups) if !is_solicitable(&groups, ifindex, address) => sleep(JOIN_PAUSE).await,
-            _ => return,
+        if silent.is_empty() {
+            return;
+        }
+        let Ok(text) = std::fs::read_to_string("/proc/thread-self/net/igmp6") else { return };
+        let joined = joined_groups(&text, ifindex);
+        silent.retain(|address| !joined.contains(solicited_node_group(address).as_str()));
+        if !silent.is_empty() {
+            sleep(JOIN_PAUSE).await;
         }
     }
-    tracing::warn!(%address, ifindex, "the kernel has not joined the address's solicited-node group yet");
+    for address in silent {
+        tracing::warn!(%address, ifindex, "the kernel has not joined the address's solicited-node group yet");
+    }
 }
 
-/// Whether the interface is in the address's solicited-node group (RFC 4291 section 2.7.1), by the kernel's table of
-/// groups: index, name, and the group in hexadecimal.
-fn is_solicitable(groups: &str, ifindex: u32, address: Ipv6Addr) -> bool {
-    let [.., a, b, c] = address.octets();
-    let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
-    groups.lines().any(|line| {
-        let mut columns = line.split_ascii_whitespace();
-        columns.next().and_then(|index| index.parse().ok()) == Some(ifindex) && columns.nth(1) == Some(&group)
-    })
+/// The groups that an interface is in, by the kernel's table of groups: index, name, and the group in hexadecimal.
+fn joined_groups(table: &str, ifindex: u32) -> BTreeSet<&str> {
+    let group = |line| {
+        let mut columns = str::split_ascii_whitespace(line);
+        columns.next().and_then(|index| index.parse().ok()).filter(|index: &u32| *index == ifindex)?;
+        columns.nth(1)
+    };
+    table.lines().filter_map(group).collect()
+}
+
+/// An IPv6 address's solicited-node group (RFC 4291 section 2.7.1) in hexadecimal.
+fn solicited_node_group(address: &IpAddr) -> String {
+    let [.., a, b, c] = match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+    };
+    format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}")
+}
+
+/// The host's addresses as they were at one moment.
+#[derive(Debug, Default)]
+pub struct Addresses(BTreeMap<IpAddr, Vec<Entry>>);
+
+impl Addresses {
+    /// Those that bear the agent's mark, including those of earlier runs.
+    #[must_use]
+    pub fn ours(&self) -> Vec<Vip> {
+        let entries = self.0.values().flatten().filter(|entry| entry.ours);
+        let mut vips: Vec<_> = entries
+            .map(|Entry { ifindex, address, .. }| Vip { ifindex: *ifindex, address: *address })
+            .collect();
+        vips.sort_unstable();
+        vips
+    }
+
+    fn of(&self, address: IpAddr) -> &[Entry] {
+        self.0.get(&address).map_or(&[], Vec::as_slice)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -233,9 +310,9 @@ mod tests {
     fn an_address_is_solicitable_once_its_own_interface_is_in_its_group() {
         let groups = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
                       2    eth0            ff0200000000000000000001ff000100     1 00000004 0\n";
-        let address = |text: &str| text.parse().unwrap();
-        assert!(is_solicitable(groups, 2, address("2001:db8:9::100")));
-        assert!(!is_solicitable(groups, 1, address("2001:db8:9::100")));
-        assert!(!is_solicitable(groups, 2, address("2001:db8:9::101")));
+        let group = |text: &str| solicited_node_group(&text.parse().unwrap());
+        assert!(joined_groups(groups, 2).contains(group("2001:db8:9::100").as_str()));
+        assert!(!joined_groups(groups, 1).contains(group("2001:db8:9::100").as_str()));
+        assert!(!joined_groups(groups, 2).contains(group("2001:db8:9::101").as_str()));
     }
 }
