@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One thing that happened. `GET /v1/events`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
-    /// Its number; grows with each event while the agent runs, and begins anew when the agent does.
+    /// Its number; grows with each event. No agent's life uses the numbers of another.
     pub id: u64,
     /// When it happened.
     pub at: Timestamp,
