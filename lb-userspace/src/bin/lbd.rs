@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lb_userspace::{
     agent::{self, AgentError, Options, UnloadOptions},
     config::{self, state::read_text},
-    dataplane::kernel::{DEFAULT_PIN_DIR, PacketLogLevel},
+    dataplane::kernel::{DEFAULT_PIN_DIR, PACKET_LOG_TARGET, PacketLogLevel},
 };
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -109,16 +109,27 @@ enum PacketLogArg {
     Debug,
 }
 
+impl PacketLogArg {
+    fn level(self) -> Option<PacketLogLevel> {
+        match self {
+            Self::Off => None,
+            Self::Error => Some(PacketLogLevel::Error),
+            Self::Info => Some(PacketLogLevel::Info),
+            Self::Debug => Some(PacketLogLevel::Debug),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let Cli { log_format, log, command } = Cli::parse();
     match command {
-        Command::Run(args) => match start_log(log_format, &log) {
+        Command::Run(args) => match start_log(log_format, &log, args.packet_log.level()) {
             Ok(()) => run(args),
             Err(error) => say(&format!("--log: {error}"), 2),
         },
         Command::Check { file } => check(&file),
         Command::Schema => print(&format!("{:#}", config::schema())),
-        Command::Unload(folders) => match start_log(log_format, &log) {
+        Command::Unload(folders) => match start_log(log_format, &log, None) {
             Ok(()) => unload(folders),
             Err(error) => say(&format!("--log: {error}"), 2),
         },
@@ -131,19 +142,13 @@ fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> ExitCode {
     let RunArgs { config, interface, socket, packet_log, folders } = args;
-    let packet_log = match packet_log {
-        PacketLogArg::Off => None,
-        PacketLogArg::Error => Some(PacketLogLevel::Error),
-        PacketLogArg::Info => Some(PacketLogLevel::Info),
-        PacketLogArg::Debug => Some(PacketLogLevel::Debug),
-    };
     let options = Options {
         config,
         interface,
         state_dir: folders.state_dir,
         socket,
         pin_dir: folders.pin_dir,
-        packet_log,
+        packet_log: packet_log.level(),
     };
     finish(in_runtime(agent::run(options)))
 }
@@ -205,14 +210,22 @@ fn check(file: &Path) -> ExitCode {
     }
 }
 
-fn start_log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+fn start_log(format: LogFormat, filter: &str, packet_log: Option<PacketLogLevel>) -> Result<(), String> {
+    let filter = log_filter(filter, packet_log)?;
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     }
     .map_err(|error| error.to_string())
+}
+
+/// What is logged. Packets that were asked for are, whatever the level of the rest.
+fn log_filter(directives: &str, packet_log: Option<PacketLogLevel>) -> Result<EnvFilter, String> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+    let Some(level) = packet_log else { return Ok(filter) };
+    let packets = format!("{PACKET_LOG_TARGET}={}", level.name());
+    Ok(filter.add_directive(packets.parse().map_err(|error| format!("{packets}: {error}"))?))
 }
 
 /// To standard output; a reader that has gone away is fine.
@@ -225,4 +238,62 @@ fn print(text: &str) -> ExitCode {
 fn say(text: &str, code: u8) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(directives: &str, packet_log: Option<PacketLogLevel>) -> String {
+        let lines = Lines::default();
+        let to = lines.clone();
+        let log = fmt()
+            .with_env_filter(log_filter(directives, packet_log).unwrap())
+            .with_writer(move || to.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_level(false)
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::debug!(target: PACKET_LOG_TARGET, "each packet");
+            tracing::info!(target: PACKET_LOG_TARGET, "dropped packet");
+            tracing::info!(target: "lb_userspace", "agent");
+            tracing::debug!(target: "lb_userspace", "agent's detail");
+        });
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn packets_that_are_asked_for_are_logged_whatever_the_level_of_the_rest() {
+        use PacketLogLevel::{Debug, Info};
+        assert_eq!(logged("info", Some(Debug)), "each packet\ndropped packet\nagent\n");
+        assert_eq!(logged("info", Some(Info)), "dropped packet\nagent\n");
+        assert_eq!(logged("error", Some(Info)), "dropped packet\n");
+        assert_eq!(logged("error", None), "");
+        assert!(log_filter("a=b=c", None).is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

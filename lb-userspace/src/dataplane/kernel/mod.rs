@@ -36,7 +36,7 @@ pub use self::{
     error::OpenError,
     flows::{FlowCursor, FlowFilter, FlowPage},
     loader::{Adopted, DEFAULT_PIN_DIR, KernelOptions},
-    packet_log::{PacketLog, PacketLogLevel},
+    packet_log::{PACKET_LOG_TARGET, PacketLog, PacketLogLevel},
     preflight::privileged,
     unload::{Unloaded, unload},
 };

@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{error::OpenError, programs::Programs};
 
+/// The target of the packets' lines in the agent's log.
+pub const PACKET_LOG_TARGET: &str = "portside::packet";
+
 /// The program's global that holds the level.
 pub(crate) const LEVEL_GLOBAL: &str = aya_log::LEVEL;
 
@@ -76,7 +79,7 @@ impl PacketLog {
         Err(OpenError::Object(format!("packet log: {reason}")))
     }
 
-    /// Passes the lines on to the agent's log under the target `portside::packet`, until cancelled.
+    /// Passes the lines on to the agent's log under [`PACKET_LOG_TARGET`], until cancelled.
     ///
     /// # Errors
     /// If the log's descriptor cannot be waited for.
@@ -107,11 +110,11 @@ impl log::Log for Forward {
     fn log(&self, record: &log::Record<'_>) {
         let text = readable(&record.args().to_string());
         match record.level() {
-            log::Level::Error => tracing::error!(target: "portside::packet", "{text}"),
-            log::Level::Warn => tracing::warn!(target: "portside::packet", "{text}"),
-            log::Level::Info => tracing::info!(target: "portside::packet", "{text}"),
-            log::Level::Debug => tracing::debug!(target: "portside::packet", "{text}"),
-            log::Level::Trace => tracing::trace!(target: "portside::packet", "{text}"),
+            log::Level::Error => tracing::error!(target: PACKET_LOG_TARGET, "{text}"),
+            log::Level::Warn => tracing::warn!(target: PACKET_LOG_TARGET, "{text}"),
+            log::Level::Info => tracing::info!(target: PACKET_LOG_TARGET, "{text}"),
+            log::Level::Debug => tracing::debug!(target: PACKET_LOG_TARGET, "{text}"),
+            log::Level::Trace => tracing::trace!(target: PACKET_LOG_TARGET, "{text}"),
         }
     }
 
@@ -125,6 +128,7 @@ fn readable(line: &str) -> String {
         let label = place.checked_sub(1).and_then(|before| words.get(before)).copied().unwrap_or_default();
         match label {
             "verdict" => verdict(word),
+            "protocol" => protocol(word).map(str::to_owned),
             "from" | "to" => address(word),
             _ => None,
         }
@@ -135,6 +139,16 @@ fn readable(line: &str) -> String {
 
 fn verdict(number: &str) -> Option<String> {
     Verdict::ALL.get(number.parse::<usize>().ok()?).map(|verdict| verdict.name().to_owned())
+}
+
+fn protocol(number: &str) -> Option<&'static str> {
+    Some(match number {
+        "1" => "ICMP",
+        "6" => "TCP",
+        "17" => "UDP",
+        "58" => "ICMPv6",
+        _ => return None,
+    })
 }
 
 /// Four words, each as a number; an IPv4 address is the first of them.
@@ -159,8 +173,8 @@ mod tests {
     #[test]
     fn numbers_become_names_and_addresses() {
         let line = "verdict 3 protocol 6 length 74 from a000007:0:0:0 to fd000000:0:0:17";
-        assert_eq!(readable(line), "verdict transmitted protocol 6 length 74 from 10.0.0.7 to fd00::17");
-        for line in ["verdict 99 from 0:0:0:0", "something else", ""] {
+        assert_eq!(readable(line), "verdict transmitted protocol TCP length 74 from 10.0.0.7 to fd00::17");
+        for line in ["verdict 99 protocol 132 from 0:0:0:0", "something else", ""] {
             assert_eq!(readable(line), line);
         }
     }
