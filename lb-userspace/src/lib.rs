@@ -8,6 +8,7 @@
 //! - [`api`]: the REST API: its types, its server, its client.
 //! - [`metrics`]: the Prometheus exposition.
 //! - [`agent`]: the tasks of `lbd` that carry events to the core and its commands to the world.
+//! - [`words`]: numbers and the words that go with them, for all of these.
 //! - [`cli`]: `lbctl`'s commands and tables.
 
 pub mod agent;
@@ -19,3 +20,4 @@ pub mod dataplane;
 pub mod health;
 pub mod metrics;
 pub mod net;
+pub mod words;

@@ -306,13 +306,20 @@ fn a_faulty_change_changes_nothing_and_names_every_fault() -> Result<()> {
     // Through the file and a signal; the agent goes on.
     bed.lbd.write_config(&faulty)?;
     bed.lbd.signal(Signal::SIGHUP)?;
-    let refused = |status: &serde_json::Value| status["file"]["differs"] == true;
+    let refused = |status: &serde_json::Value| {
+        status["file"]["error"].as_str().is_some_and(|error| error.starts_with("it has "))
+    };
     bed.lbd.wait_for("/v1/status", SOON, refused)?;
     let begun = Instant::now();
     while !bed.lbd.log().contains("nowhere") {
         ensure!(begun.elapsed() < SOON, "the log does not say why the file was refused:\n{}", bed.lbd.log());
         thread::sleep(Duration::from_millis(50));
     }
+
+    let log = bed.lbd.log();
+    let place = format!("{}:", bed.lbd.config_path().display());
+    let told = log.lines().find_map(|line| line.split_once(&place)).context("no place in the log")?;
+    ensure!(told.1.starts_with(|first: char| first.is_ascii_digit()), "no line: {}", told.1);
 
     let status = bed.lbd.get("/v1/status")?;
     assert_eq!(

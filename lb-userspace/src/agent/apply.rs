@@ -236,10 +236,10 @@ impl Engine {
             Ok(text) => text,
             Err(error) => return self.tell(EventKind::ConfigurationRefused, "lbd", &error.to_string()),
         };
-        let request = ApplyRequest { text, source, dry_run: false, if_revision: None };
+        let request = ApplyRequest { text, source: source.clone(), dry_run: false, if_revision: None };
         if let Err(BackendError::Faults(faults)) = self.apply_request(request).await {
             for fault in faults {
-                tracing::error!("{}: {}: {}", file.display(), fault.path, fault.message);
+                tracing::error!("{}", fault.in_file(&source));
             }
         }
     }

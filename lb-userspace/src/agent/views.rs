@@ -347,7 +347,7 @@ impl Engine {
         let compared = self.revisions.current()?.differs_from(file);
         Some(match compared {
             Ok(differs) => FileState { path, differs, error: None },
-            Err(error) => FileState { path, differs: true, error: Some(error.to_string()) },
+            Err(error) => FileState { path, differs: true, error: Some(error) },
         })
     }
 

@@ -3,6 +3,8 @@
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
+use crate::words::plural;
+
 use super::types::{
     ApplyResult, ConfigView, DropsView, Event, Fault, FlowQuery, FlowsPage, GroupView, HealthHistory,
     Readiness, ServiceView, Status, TargetStateChange, TargetStateResult, TargetView, Version,
@@ -70,7 +72,7 @@ pub struct Snapshot {
 pub struct ApplyRequest {
     /// YAML or JSON.
     pub text: String,
-    /// Where it comes from, for the revision: `api`, or a file's path.
+    /// Where it comes from, for the revision and its faults: a file's name as it was given, or `api`.
     pub source: String,
     /// Check and compare only.
     pub dry_run: bool,
@@ -99,7 +101,7 @@ pub enum BackendError {
         name: String,
     },
     /// The configuration is faulty; nothing was changed.
-    #[error("the configuration has {} fault(s); nothing was changed", .0.len())]
+    #[error("the configuration has {}; nothing was changed", plural(.0.len() as u64, "fault"))]
     Faults(Vec<Fault>),
     /// Another revision is in force than the caller expected; nothing was changed.
     #[error("revision {expected} was expected, but revision {current} is in force; nothing was changed")]

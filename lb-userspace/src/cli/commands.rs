@@ -190,10 +190,10 @@ impl Lbctl {
 
     async fn apply(&self, file: &Path, dry_run: bool, if_revision: Option<u64>) -> Result<(), Failure> {
         let text = read_configuration(file)?;
-        let result = self.client.apply(text, dry_run, if_revision).await.map_err(|error| match error {
-            ClientError::Problem(problem) if !problem.faults.is_empty() => {
-                Failure::Faults { file: shown(file), problem }
-            }
+        let file = shown(file);
+        let answer = self.client.apply(text, &file, dry_run, if_revision).await;
+        let result = answer.map_err(|error| match error {
+            ClientError::Problem(problem) if !problem.faults.is_empty() => Failure::Faults { file, problem },
             other => other.into(),
         })?;
         print(&render(self.format, &result, views::applied)?)

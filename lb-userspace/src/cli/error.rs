@@ -2,10 +2,7 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
-use crate::api::{
-    client::ClientError,
-    types::{Fault, Problem},
-};
+use crate::api::{client::ClientError, types::Problem};
 
 /// Why a command was not carried out.
 #[derive(Debug)]
@@ -69,17 +66,8 @@ impl Failure {
 fn faults(file: &str, problem: &Problem) -> String {
     let mut text = String::new();
     for fault in &problem.faults {
-        let Fault { path, line, column, message, hint } = fault;
-        text.push_str(file);
-        for number in [line, column].into_iter().flatten() {
-            let _ = write!(text, ":{number}");
-        }
-        text.push_str(": ");
-        if !path.is_empty() {
-            let _ = write!(text, "{path}: ");
-        }
-        let _ = writeln!(text, "{message}");
-        if let Some(hint) = hint {
+        let _ = writeln!(text, "{}", fault.in_file(file));
+        if let Some(hint) = &fault.hint {
             let _ = writeln!(text, "    {hint}");
         }
     }

@@ -2,18 +2,7 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 
-/// A count with its thousands apart: `1,234,567`.
-pub(crate) fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+pub(crate) use crate::words::{count, plural};
 
 /// A size in binary units: `1.5 KiB`.
 pub(crate) fn bytes(value: u64) -> String {
@@ -64,21 +53,9 @@ pub(crate) fn share(part: u64, whole: u64) -> String {
     format!("{:.1}%", part as f64 * 100.0 / whole as f64)
 }
 
-/// `1 flow`, `2 flows`.
-pub(crate) fn plural(value: u64, what: &str) -> String {
-    let s = if value == 1 { "" } else { "s" };
-    format!("{} {what}{s}", count(value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_have_their_thousands_apart() {
-        let shown = [0, 999, 1000, 123_456, 1_234_567].map(count);
-        assert_eq!(shown, ["0", "999", "1,000", "123,456", "1,234,567"]);
-    }
 
     #[test]
     fn sizes_never_show_a_unit_too_small() {
@@ -99,6 +76,5 @@ mod tests {
     #[test]
     fn shares_of_nothing_are_none() {
         assert_eq!([share(1, 3), share(0, 0)], ["33.3%", "-"]);
-        assert_eq!([plural(1, "flow"), plural(0, "flow")], ["1 flow", "0 flows"]);
     }
 }

@@ -8,7 +8,11 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::state::{StateError, open_folder, read_json, read_text, sha256, sync_folder, write_json};
+use super::{
+    parse,
+    state::{StateError, open_folder, read_json, read_text, sha256, sync_folder, write_json},
+};
+use crate::words::plural;
 
 /// Revisions kept, the one in force included.
 pub const REVISIONS_KEPT: usize = 20;
@@ -24,7 +28,7 @@ pub struct Revision {
     pub sha256: String,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// Where it came from: a file's path, or `api`.
+    /// Where it came from: a file's name as it was given, or `api`.
     pub source: String,
     /// Its text, as it was given.
     pub text: String,
@@ -34,9 +38,17 @@ impl Revision {
     /// Whether a configuration file's text is another than the revision's.
     ///
     /// # Errors
-    /// If the file cannot be read, or cannot be a configuration.
-    pub fn differs_from(&self, file: &Path) -> Result<bool, StateError> {
-        Ok(read_text(file)? != self.text)
+    /// Why the file cannot be applied, without its name: it cannot be read, or is faulty.
+    pub fn differs_from(&self, file: &Path) -> Result<bool, String> {
+        let text = read_text(file).map_err(|error| error.reason())?;
+        if text == self.text {
+            return Ok(false);
+        }
+        let name = file.display().to_string();
+        parse(&text, &name).map(|_| true).map_err(|faults| {
+            let found = (faults.faults.len() + faults.omitted) as u64;
+            format!("it has {}; `lbd check {name}` says where", plural(found, "fault"))
+        })
     }
 }
 

@@ -17,10 +17,9 @@ const UNFINISHED: &str = ".unfinished-";
 const MAX_FILE: u64 = 7 * super::MAX_TEXT as u64;
 
 /// Why the state folder, or a file in it, cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum StateError {
     /// The system refused.
-    #[error("{}: cannot {action} it: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -30,11 +29,6 @@ pub enum StateError {
         source: io::Error,
     },
     /// The file is not what was written there.
-    #[error(
-        "{}: this file is damaged ({reason}); nothing was changed. Restore it from a backup, or move it away to go \
-         on without what it holds",
-        path.display()
-    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -42,7 +36,6 @@ pub enum StateError {
         reason: String,
     },
     /// The file cannot be a configuration.
-    #[error("{}: {reason}", path.display())]
     NoText {
         /// The file.
         path: PathBuf,
@@ -52,6 +45,19 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// What is wrong, without the name of what it is wrong with.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Io { action, source, .. } => format!("cannot {action} it: {source}"),
+            Self::Damaged { reason, .. } => format!(
+                "this file is damaged ({reason}); nothing was changed. Restore it from a backup, or move it away to go \
+                 on without what it holds"
+            ),
+            Self::NoText { reason, .. } => reason.clone(),
+        }
+    }
+
     fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
@@ -59,6 +65,22 @@ impl StateError {
 
     pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+impl std::fmt::Display for StateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Io { path, .. } | Self::Damaged { path, .. } | Self::NoText { path, .. }) = self;
+        write!(f, "{}: {}", path.display(), self.reason())
+    }
+}
+
+impl std::error::Error for StateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Damaged { .. } | Self::NoText { .. } => None,
+        }
     }
 }
 

@@ -57,7 +57,7 @@ async fn refusals_come_as_problems() {
     let refused = tcp(&served).set_target_state("web", "a", &change).await;
     let Err(ClientError::Problem(problem)) = refused else { panic!("{refused:?}") };
     assert_eq!(problem.status, 403);
-    let refused = unix(&served.socket).apply("a: 1".to_owned(), false, Some(1)).await;
+    let refused = unix(&served.socket).apply("a: 1".to_owned(), "a.yaml", false, Some(1)).await;
     let Err(ClientError::Problem(problem)) = refused else { panic!("{refused:?}") };
     assert_eq!((problem.status, problem.current_revision), (412, Some(7)));
     let refused = unix(&served.socket).target("we/b", "a b?#%").await;

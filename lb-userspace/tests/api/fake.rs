@@ -90,7 +90,7 @@ impl Fake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn in_force(&self) -> Revision {
+    pub(crate) fn in_force(&self) -> Revision {
         self.state().snapshot.status.revision.clone().unwrap()
     }
 

@@ -304,7 +304,7 @@ async fn faults_are_printed_with_their_place() {
         ran.err,
         "<stdin>:3:11: services[0].port: 70000 is not a port\n    give a number from 1 to 65535\n\
          <stdin>: there is no interface\n\
-         error: the configuration has 2 fault(s); nothing was changed\n"
+         error: the configuration has 2 faults; nothing was changed\n"
     );
     assert_eq!(ran.code, 4);
 }
@@ -334,6 +334,7 @@ async fn apply_shows_what_changes() {
     assert_prints(&checked, &format!("{changes}2 changes to make, none made; revision 7 is in force\n"));
     let applied = run(&served.socket, &["apply", &file, "--if-revision", "7"]).await;
     assert_prints(&applied, &format!("{changes}2 changes made; revision 8 is in force\n"));
+    assert_eq!(served.fake.in_force().source, file);
     let again = run(&served.socket, &["apply", &file]).await.out;
     assert!(again.ends_with("nothing to change; revision 8 is in force\n"), "{again}");
 }

@@ -124,6 +124,8 @@ const REFUSED: &[Refused] = &[
     ),
     ("PUT", "/v1/groups/web/targets/z/state", &[JSON], r#"{"state":"drain"}"#, 404, "not-found", "web/z"),
     ("PUT", "/v1/configuration?dry=1", &[], "a", 400, "bad-request", "dry_run"),
+    ("PUT", "/v1/configuration?source=", &[], "a", 400, "bad-request", "source must be a name"),
+    ("PUT", "/v1/configuration?source=a%0Ab", &[], "a", 400, "bad-request", "without control characters"),
     ("PUT", "/v1/configuration", &["if-match: x"], "a", 400, "bad-request", "If-Match"),
     (
         "PUT",
@@ -134,7 +136,7 @@ const REFUSED: &[Refused] = &[
         "revision-differs",
         "revision 7 is in force",
     ),
-    ("PUT", "/v1/configuration", &[], "fault", 422, "faulty-configuration", "2 fault(s)"),
+    ("PUT", "/v1/configuration", &[], "fault", 422, "faulty-configuration", "2 faults"),
 ];
 
 #[tokio::test]
@@ -189,6 +191,9 @@ async fn a_configuration_is_applied_once_checked_and_once_for_real() {
     let revision = applied.revision.unwrap();
     assert_eq!((applied.dry_run, revision.number, revision.source.as_str()), (false, 8, "api"));
     assert_eq!(put("/v1/configuration", &["if-match: *"]).await.changes, []);
+    let named =
+        served.send("PUT", "/v1/configuration?source=%2Fetc%2Flb%20one.yaml", &[], "interfaces: [eth2]\n");
+    assert_eq!(read::<ApplyResult>(&named.await).revision.unwrap().source, "/etc/lb one.yaml");
 }
 
 #[tokio::test]

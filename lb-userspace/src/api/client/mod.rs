@@ -107,9 +107,11 @@ impl Client {
     }
 
     /// Makes a text the next revision, or only checks and compares it. With `if_revision`, only if that one is in force.
+    /// `source` is what faults and the revision call it, such as the file's name.
     pub async fn apply(
         &self,
         text: String,
+        source: &str,
         dry_run: bool,
         if_revision: Option<u64>,
     ) -> Result<ApplyResult, ClientError> {
@@ -118,7 +120,9 @@ impl Client {
             let quoted = HeaderValue::try_from(format!("\"{revision}\""));
             headers.push((header::IF_MATCH, quoted.map_err(|error| self.protocol(&error))?));
         }
-        let path = format!("/v1/configuration?dry_run={dry_run}");
+        let dry_run = dry_run.to_string();
+        let path =
+            self.with_query("/v1/configuration", &[("dry_run", dry_run.as_str()), ("source", source)])?;
         self.send(Call { headers, body: text.into(), ..Call::new(Method::PUT, path) }).await
     }
 

@@ -34,6 +34,8 @@ use crate::{
 
 /// The largest body of anything but a configuration, in bytes.
 const MAX_SMALL_BODY_BYTES: usize = 64 << 10;
+/// The longest name of a configuration's source, in bytes: that of a path.
+const MAX_SOURCE_BYTES: usize = 4096;
 /// The longest time a target may be told to drain: a year.
 const MAX_DRAIN_SECONDS: f64 = 366.0 * 86_400.0;
 
@@ -241,6 +243,8 @@ async fn schema(State(api): State<Api>) -> Response {
 struct PutQuery {
     #[serde(default)]
     dry_run: bool,
+    /// What faults and the revision call the text, such as the name of the file that it was read from.
+    source: Option<String>,
 }
 
 async fn put_configuration(
@@ -249,12 +253,14 @@ async fn put_configuration(
     headers: HeaderMap,
     Text(text): Text,
 ) -> Result<Response, Refusal> {
-    let request = ApplyRequest {
-        text,
-        source: "api".to_owned(),
-        dry_run: query.dry_run,
-        if_revision: expected_revision(&headers)?,
-    };
+    let source = query.source.unwrap_or_else(|| "api".to_owned());
+    if source.is_empty() || source.len() > MAX_SOURCE_BYTES || source.chars().any(char::is_control) {
+        return Err(BAD_REQUEST.with(format!(
+            "source must be a name of 1 to {MAX_SOURCE_BYTES} bytes, without control characters"
+        )));
+    }
+    let request =
+        ApplyRequest { text, source, dry_run: query.dry_run, if_revision: expected_revision(&headers)? };
     let result: ApplyResult = api.backend.apply(request).await?;
     let tag = result.revision.as_ref().map(|revision| etag(revision.number));
     Ok((tag, JsonBody(result)).into_response())

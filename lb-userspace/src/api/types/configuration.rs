@@ -15,6 +15,9 @@ pub struct ConfigView {
 }
 
 /// `PUT /v1/configuration`: what an apply did, sent once the change has been read back from the kernel.
+///
+/// The query may hold `dry_run=true`, to check and compare only, and `source`, what faults and the revision are to call the
+/// text, such as the name of the file that it was read from (`api` when left out).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApplyResult {
     /// The revision in force now: the new one, or the one before after a dry run or when nothing changed.
@@ -69,4 +72,33 @@ pub struct Fault {
     /// What would be right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl Fault {
+    /// The fault with its place in a file of this name, in the form that editors jump to.
+    pub fn in_file(&self, file: &str) -> String {
+        let Self { path, line, column, message, .. } = self;
+        let place = [line, column].into_iter().flatten().map(|number| format!(":{number}"));
+        let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        format!("{file}{}: {path}{message}", place.collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_says_as_much_of_its_place_as_is_known() {
+        let fault = Fault {
+            path: "xdp".to_owned(),
+            line: Some(3),
+            column: Some(6),
+            message: "there is no natve".to_owned(),
+            hint: None,
+        };
+        assert_eq!(fault.in_file("live.yaml"), "live.yaml:3:6: xdp: there is no natve");
+        let whole = Fault { path: String::new(), line: None, column: None, ..fault };
+        assert_eq!(whole.in_file("live.yaml"), "live.yaml: there is no natve");
+    }
 }

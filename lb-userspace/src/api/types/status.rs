@@ -66,7 +66,7 @@ pub struct Revision {
     pub sha256: String,
     /// When it was first read back from the kernel as in force; a restart of the agent does not change it.
     pub applied_at: Timestamp,
-    /// Where it came from: a file's path, or `api`.
+    /// Where it came from: a file's name as it was given, or `api`.
     pub source: String,
 }
 
@@ -77,7 +77,7 @@ pub struct FileState {
     pub path: String,
     /// Whether its text differs from the revision's.
     pub differs: bool,
-    /// Why it could not be compared, when it could not.
+    /// Why it cannot be applied, when it cannot: it cannot be read, or is faulty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -161,12 +161,18 @@ fn the_file_is_compared_with_the_revision() {
     let mut revisions = Revisions::open(&folder.path().join("state")).expect("opened");
     let file = folder.path().join("portside.yaml");
     let revision = revisions.next("a: 1\n", "api", at(1)).expect("stored").clone();
-    let missing = revision.differs_from(&file).expect_err("no file").to_string();
-    assert!(missing.starts_with(&format!("{}: cannot open it: ", file.display())), "{missing}");
+    let missing = revision.differs_from(&file).expect_err("no file");
+    assert!(missing.starts_with("cannot open it: "), "{missing}");
+    assert!(read_text(&file).expect_err("no file").to_string().ends_with(&format!(": {missing}")));
     fs::write(&file, "a: 1\n").expect("written");
     assert!(!revision.differs_from(&file).expect("read"));
-    fs::write(&file, "a: 1 \n").expect("written");
+    fs::write(&file, include_str!("../../../../examples/portside.yaml")).expect("written");
     assert!(revision.differs_from(&file).expect("read"));
+    fs::write(&file, "interfaces: [eth0]\nxdp: natve\n").expect("written");
+    let faulty = revision.differs_from(&file).expect_err("faulty");
+    let number =
+        super::super::parse("interfaces: [eth0]\nxdp: natve\n", "").expect_err("faulty").faults.len();
+    assert_eq!(faulty, format!("it has {number} faults; `lbd check {}` says where", file.display()));
 }
 
 #[test]
