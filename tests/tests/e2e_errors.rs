@@ -380,6 +380,9 @@ fn what_does_not_exist_is_told_apart() -> Result<()> {
     let bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
     let none = bed.lbd.lbctl_output(&["drain", "web-v4/nobody"])?;
     expect_refusal(&none, &["nobody"])?;
+    let unserved = bed.lbd.lbctl_output(&["flows", "--service", "nothing"])?;
+    expect_refusal(&unserved, &["there is no service `nothing`"])?;
+    assert_eq!(unserved.status.code(), none.status.code());
     let away = {
         let mut command = Command::new(binary("lbctl")?);
         command.args(["--socket", "/nonexistent/lbd.sock", "status"]);

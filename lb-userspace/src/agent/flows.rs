@@ -25,6 +25,9 @@ impl Engine {
             None => None,
             Some(text) => Some(text.parse::<FlowCursor>().map_err(BackendError::Invalid)?),
         };
+        if let Some((what, name)) = self.misnamed(query) {
+            return Err(BackendError::NotFound { what, name });
+        }
         let filter = FlowFilter {
             protocol: query.protocol.map(|protocol| match protocol {
                 Protocol::Tcp => abi::TCP,
@@ -32,13 +35,11 @@ impl Engine {
             }),
             client: query.client,
             vip: None,
-            service_row: match &query.service {
-                None => None,
-                Some(name) => match self.core.service_rows().get(name) {
-                    Some(held) => Some(held.row),
-                    None => return Ok(FlowsPage::default()),
-                },
-            },
+            service_row: query
+                .service
+                .as_ref()
+                .and_then(|name| self.core.service_rows().get(name))
+                .map(|held| held.row),
             target_row: None,
         };
         let page =
@@ -47,6 +48,21 @@ impl Engine {
         let flows =
             page.flows.iter().map(|flow| self.view_flow(flow)).filter(|flow| query.matches(flow)).collect();
         Ok(FlowsPage { flows, next: page.next.map(|cursor| cursor.to_string()) })
+    }
+
+    /// The name in a query that the configuration in force does not have.
+    fn misnamed(&self, query: &FlowQuery) -> Option<(&'static str, String)> {
+        let config = self.core.config();
+        let services: Vec<&str> =
+            config.iter().flat_map(|config| &config.services).map(|service| service.name.as_str()).collect();
+        let groups: Vec<(&str, Vec<&str>)> = config
+            .iter()
+            .flat_map(|config| &config.groups)
+            .map(|group| {
+                (group.name.as_str(), group.targets.iter().map(|target| target.name.as_str()).collect())
+            })
+            .collect();
+        query.misnamed(&services, &groups)
     }
 
     fn view_flow(&self, flow: &FlowRecord) -> FlowView {

@@ -98,13 +98,13 @@ pub enum Command {
     /// List targets, or show one with its last checks.
     Targets {
         /// Only this group's targets, or only this one.
-        #[arg(value_name = "GROUP[/TARGET]")]
+        #[arg(value_name = "GROUP[/TARGET]", value_parser = group_or_target)]
         name: Option<String>,
         /// Whether to go on.
         #[command(flatten)]
         watch: Watch,
     },
-    /// List flows in the kernel's tables.
+    /// List flows in the kernel's tables: those at work first, the newest first.
     Flows {
         /// Which flows.
         #[command(flatten)]
@@ -194,7 +194,7 @@ pub struct FlowsArgs {
     #[arg(long)]
     pub service: Option<String>,
     /// Only flows to this target, of this name in any group or as GROUP/TARGET.
-    #[arg(long)]
+    #[arg(long, value_name = "[GROUP/]TARGET", value_parser = group_or_target)]
     pub target: Option<String>,
     /// Only flows from this address or prefix.
     #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
@@ -225,6 +225,17 @@ impl std::str::FromStr for TargetName {
                 Ok(Self { group: group.to_owned(), target: target.to_owned() })
             }
             _ => Err("give it as GROUP/TARGET, as `lbctl targets` shows it".to_owned()),
+        }
+    }
+}
+
+/// One name, or two with a slash between.
+fn group_or_target(text: &str) -> Result<String, String> {
+    match text.split('/').any(str::is_empty) {
+        false => Ok(text.to_owned()),
+        true => {
+            Err("a name is missing: give one, or two as GROUP/TARGET, as `lbctl targets` shows them"
+                .to_owned())
         }
     }
 }
@@ -282,6 +293,10 @@ mod tests {
         assert_eq!((name.group.as_str(), name.target.as_str()), ("web", "10.0.1.2:8080"));
         for text in ["web", "web/", "/a", ""] {
             assert!(text.parse::<TargetName>().is_err(), "{text}");
+        }
+        assert_eq!(["web", "web/a"].map(|text| group_or_target(text).unwrap()), ["web", "web/a"]);
+        for text in ["web/", "/a", "", "/"] {
+            assert!(group_or_target(text).is_err(), "{text}");
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::api::{
     client::{Address, Client, ClientError},
     server::MAX_CONFIGURATION_BYTES,
     types::{
-        AdminState, FlowQuery, FlowView, FlowsPage, HealthHistory, TargetState, TargetStateChange,
+        AdminState, FlowQuery, FlowState, FlowView, FlowsPage, HealthHistory, TargetState, TargetStateChange,
         TargetView, Version,
     },
 };
@@ -115,7 +115,13 @@ impl Lbctl {
 
     async fn flows(&self, args: &FlowsArgs, watch: Watch) -> Result<(), Failure> {
         let look = async || {
-            let (flows, more) = self.all_flows(args).await?;
+            let (mut flows, more) = self.all_flows(args).await?;
+            // The kernel has them in no order. What is at work comes before what only rests, the newest first.
+            let age = |flow: &FlowView| flow.age_seconds.unwrap_or_default();
+            flows.sort_by(|a, b| {
+                let rests = |flow: &FlowView| flow.state == FlowState::TimeWait;
+                rests(a).cmp(&rests(b)).then(age(a).total_cmp(&age(b)))
+            });
             if more && watch.watch.is_none() {
                 remark(&format!("more flows match than these {}: show more with --limit", flows.len()));
             }

@@ -7,8 +7,8 @@ use lb_userspace::api::{
     backend::{ApplyRequest, Backend, BackendError, EventFeed, Snapshot},
     types::{
         AdminState, AdminView, ApplyResult, ChangeKind, ConfigView, Event, EventKind, Fault, FlowQuery,
-        FlowsPage, HealthHistory, Readiness, ResourceChange, Revision, TargetState, TargetStateChange,
-        TargetStateResult, TargetView, Transition, Verdict, Version,
+        FlowView, FlowsPage, HealthHistory, Readiness, ResourceChange, Revision, TargetState,
+        TargetStateChange, TargetStateResult, TargetView, Transition, Verdict, Version,
     },
 };
 use tokio::sync::broadcast;
@@ -26,7 +26,7 @@ pub(crate) struct Fake {
 struct State {
     snapshot: Snapshot,
     text: String,
-    flow_count: u16,
+    flows: Vec<FlowView>,
     events: Vec<Event>,
     misbehave: Option<Misbehaviour>,
 }
@@ -47,7 +47,7 @@ impl Fake {
             state: Mutex::new(State {
                 snapshot: sample::snapshot(),
                 text: "interfaces: [eth0]\n".to_owned(),
-                flow_count: 250,
+                flows: sample::flows(250),
                 events: vec![
                     sample::event(1, EventKind::Agent, "lbd", "lbd 0.1.0 started"),
                     sample::event(2, EventKind::TargetUp, "web/a", "up: 200 OK"),
@@ -65,6 +65,10 @@ impl Fake {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.state().snapshot);
+    }
+
+    pub(crate) fn show_flows(&self, flows: Vec<FlowView>) {
+        self.state().flows = flows;
     }
 
     /// Lets an event happen.
@@ -123,16 +127,24 @@ impl Backend for Fake {
 
     fn flows(&self, query: FlowQuery) -> Answer<'_, FlowsPage> {
         Box::pin(async move {
+            let snapshot = self.state().snapshot.clone();
+            let services: Vec<&str> = snapshot.services.iter().map(|service| service.name.as_str()).collect();
+            let mut groups: Vec<(&str, Vec<&str>)> =
+                snapshot.groups.iter().map(|group| (group.name.as_str(), Vec::new())).collect();
+            for (group, targets) in &mut groups {
+                let of_group = snapshot.targets.iter().filter(|target| target.group == *group);
+                targets.extend(of_group.map(|target| target.name.as_str()));
+            }
+            if let Some((what, name)) = query.misnamed(&services, &groups) {
+                return Err(BackendError::NotFound { what, name });
+            }
             let from = match query.cursor.as_deref() {
                 None => 0,
                 Some(cursor) => cursor.parse().map_err(|_| {
                     BackendError::Invalid(format!("`{cursor}` is not a cursor of this agent"))
                 })?,
             };
-            let all: Vec<_> = sample::flows(self.state().flow_count)
-                .into_iter()
-                .filter(|flow| query.matches(flow))
-                .collect();
+            let all: Vec<_> = self.state().flows.iter().filter(|flow| query.matches(flow)).cloned().collect();
             let to = (from + query.page_size()).min(all.len());
             Ok(FlowsPage {
                 flows: all[from.min(to)..to].to_vec(),

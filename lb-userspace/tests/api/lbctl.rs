@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use lb_userspace::api::{
     backend::BackendError,
-    types::{AdminState, EventKind, FlowView, ServiceView, Status, TargetView},
+    types::{AdminState, EventKind, FlowState, FlowView, ServiceView, Status, TargetView},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -165,9 +165,9 @@ async fn flows_are_a_table() {
 }
 
 const FLOWS: &str = "\
-SERVICE  PROTOCOL  CLIENT          VIP           SOURCE          TARGET  STATE          AGE   IDLE  PACKETS IN  BYTES IN  PACKETS OUT  BYTES OUT
-web      tcp       192.0.2.0:4000  10.0.0.10:80  10.0.0.2:20000  web/a   handshake    1h 1m  250ms          10   1.5 KiB            8   10.0 MiB
-web      tcp       192.0.2.1:4000  10.0.0.10:80  10.0.0.2:20001  web/c   established  1h 1m  250ms          10   1.5 KiB            8   10.0 MiB
+SERVICE  CLIENT          VIP               SOURCE          TARGET  STATE          AGE   IDLE  PACKETS IN  BYTES IN  PACKETS OUT  BYTES OUT
+web      192.0.2.0:4000  tcp 10.0.0.10:80  10.0.0.2:20000  web/a   handshake    1h 1m  250ms          10   1.5 KiB            8   10.0 MiB
+web      192.0.2.1:4000  tcp 10.0.0.10:80  10.0.0.2:20001  web/c   established  1h 1m  250ms          10   1.5 KiB            8   10.0 MiB
 ";
 
 #[tokio::test]
@@ -215,6 +215,20 @@ async fn flows_are_fetched_page_by_page_up_to_the_limit() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let ran = run(&served.socket, &["flows", "--state", "closing"]).await;
     assert_eq!(ran.out, "no flows\n");
+}
+
+#[tokio::test]
+async fn flows_at_work_are_shown_first_and_the_newest_of_them() {
+    let served = serve().await;
+    served.fake.show_flows(vec![
+        FlowView { state: FlowState::TimeWait, age_seconds: Some(1.0), ..sample::flows(1)[0].clone() },
+        FlowView { state: FlowState::Established, age_seconds: Some(9.0), ..sample::flows(1)[0].clone() },
+        FlowView { state: FlowState::Established, age_seconds: Some(2.0), ..sample::flows(1)[0].clone() },
+        FlowView { state: FlowState::Closing, age_seconds: Some(4.0), ..sample::flows(1)[0].clone() },
+    ]);
+    let ran = run(&served.socket, &["flows", "-o", "json"]).await;
+    let flows: Vec<FlowView> = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(flows.iter().map(|flow| flow.age_seconds.unwrap()).collect::<Vec<_>>(), [2.0, 4.0, 9.0, 1.0]);
 }
 
 #[tokio::test]
@@ -276,6 +290,10 @@ async fn exit_codes_tell_what_went_wrong() {
         (&stale, &["status"], 3, "nobody answers on it"),
         (socket, &["apply", &faulty], 4, "services[0].port: 70000 is not a port"),
         (socket, &["targets", "none"], 5, "there is no group `none`"),
+        (socket, &["targets", "web/"], 2, "a name is missing"),
+        (socket, &["flows", "--target", "/a"], 2, "a name is missing"),
+        (socket, &["flows", "--service", "nope"], 5, "there is no service `nope`"),
+        (socket, &["flows", "--target", "web/nope"], 5, "there is no target `web/nope`"),
         (socket, &["targets", "web/z"], 5, "there is no target `web/z`"),
         (socket, &["ready", "web/z"], 5, "there is no target `web/z`"),
         (socket, &["apply", &good, "--if-revision", "3"], 1, "revision 7 is in force"),

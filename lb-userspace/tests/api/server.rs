@@ -76,7 +76,7 @@ async fn flows_are_filtered_and_paged() {
     assert_eq!(get("client=192.0.2.0/29&limit=5").await.next.as_deref(), Some("5"));
     assert_eq!(get("target=c&limit=1000").await.flows.len(), 125);
     assert_eq!(get("state=handshake&service=web&protocol=tcp").await.flows.len(), 1);
-    assert_eq!(get("group=other").await.flows, []);
+    assert_eq!(get("service=web6").await.flows, []);
 }
 
 /// A refused request: method, path, headers, body, and the answer's status, kind, and a part of its detail.
@@ -90,6 +90,9 @@ const REFUSED: &[Refused] = &[
     ("GET", "/v1/groups/none/targets", &[], "", 404, "not-found", "no group `none`"),
     ("GET", "/v1/groups/web/targets/z", &[], "", 404, "not-found", "no target `web/z`"),
     ("GET", "/v1/groups/web/targets/z/health", &[], "", 404, "not-found", "no target `web/z`"),
+    ("GET", "/v1/flows?service=none", &[], "", 404, "not-found", "no service `none`"),
+    ("GET", "/v1/flows?group=none&target=a", &[], "", 404, "not-found", "no group `none`"),
+    ("GET", "/v1/flows?group=web&target=z", &[], "", 404, "not-found", "no target `web/z`"),
     ("GET", "/v1/services/%ff", &[], "", 400, "bad-request", "UTF-8"),
     ("DELETE", "/v1/services/web", &[], "", 405, "method-not-allowed", "DELETE"),
     ("POST", "/v1/configuration", &[], "", 405, "method-not-allowed", "POST"),

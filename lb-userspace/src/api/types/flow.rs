@@ -124,6 +124,28 @@ impl FlowQuery {
         self.limit.unwrap_or(Self::DEFAULT_LIMIT).clamp(1, Self::MAX_LIMIT) as usize
     }
 
+    /// The query's name that nothing has, and of what it should be the name, given the services' names and each group's
+    /// with those of its targets: no flow matches it, and never will.
+    pub fn misnamed(
+        &self,
+        services: &[&str],
+        groups: &[(&str, Vec<&str>)],
+    ) -> Option<(&'static str, String)> {
+        if let Some(service) = self.service.as_ref().filter(|name| !services.contains(&name.as_str())) {
+            return Some(("service", service.clone()));
+        }
+        let mut meant =
+            groups.iter().filter(|(group, _)| self.group.as_deref().is_none_or(|name| name == *group));
+        match (&self.group, &self.target) {
+            (Some(group), _) if meant.clone().next().is_none() => Some(("group", group.clone())),
+            (group, Some(target)) if !meant.any(|(_, targets)| targets.contains(&target.as_str())) => {
+                let within = group.iter().flat_map(|group| [group.as_str(), "/"]).collect::<String>();
+                Some(("target", within + target))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a flow is meant, by all but paging.
     pub fn matches(&self, flow: &FlowView) -> bool {
         fn named(wanted: Option<&String>, actual: Option<&String>) -> bool {
@@ -181,5 +203,28 @@ mod tests {
         assert_eq!(parse_prefix("fd00::1").unwrap().to_string(), "fd00::1/128");
         assert_eq!(parse_prefix("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
         assert!(parse_prefix("10.0.0.0/33").unwrap_err().contains("10.0.0.0/33"));
+    }
+
+    #[test]
+    fn a_query_for_what_does_not_exist_is_told_apart_from_one_without_flows() {
+        let misnamed = |service: Option<&str>, group: Option<&str>, target: Option<&str>| {
+            let owned = |name: Option<&str>| name.map(str::to_owned);
+            let query = FlowQuery {
+                service: owned(service),
+                group: owned(group),
+                target: owned(target),
+                ..FlowQuery::default()
+            };
+            query.misnamed(&["web", "dns"], &[("web", vec!["a", "b"]), ("dns", vec!["c"]), ("idle", vec![])])
+        };
+        let is = |what: &'static str, name: &str| Some((what, name.to_owned()));
+        assert_eq!(misnamed(None, None, None), None);
+        assert_eq!(misnamed(Some("web"), Some("web"), Some("a")), None);
+        assert_eq!(misnamed(None, None, Some("c")), None);
+        assert_eq!(misnamed(None, Some("idle"), None), None);
+        assert_eq!(misnamed(Some("nope"), None, None), is("service", "nope"));
+        assert_eq!(misnamed(None, Some("nope"), Some("a")), is("group", "nope"));
+        assert_eq!(misnamed(None, Some("web"), Some("c")), is("target", "web/c"));
+        assert_eq!(misnamed(None, None, Some("nope")), is("target", "nope"));
     }
 }

@@ -11,7 +11,6 @@ use crate::{
 pub(crate) fn flows(flows: &[FlowView]) -> String {
     let mut table = Table::new(&[
         "SERVICE",
-        "PROTOCOL",
         "CLIENT",
         "VIP",
         "SOURCE",
@@ -36,9 +35,8 @@ pub(crate) fn flows(flows: &[FlowView]) -> String {
         };
         table.row([
             or_dash(flow.service.clone()),
-            flow.protocol.to_string(),
             flow.client.to_string(),
-            flow.vip.to_string(),
+            format!("{} {}", flow.protocol, flow.vip),
             flow.source.to_string(),
             target,
             state,
