@@ -302,6 +302,19 @@ fn what_fails_to_leave_after_the_verdict_is_counted_by_its_interface() -> Result
 }
 
 #[test]
+fn an_interface_that_goes_is_missed_at_once_and_told_of_once() -> Result<()> {
+    let _alone = require::alone();
+    let bed = Testbed::new(Shape::SameLink, |_| Ok(()))?;
+    bed.topology.balancer.ns.ip_batch(&format!("link del {INTERFACE}\n"))?;
+    let status =
+        bed.lbd.wait_for("/v1/status", 2 * SECOND, |status| status["readiness"]["ready"] == false)?;
+    let text = status["readiness"].to_string() + &status["warnings"].to_string();
+    let told = "the program is not on every interface";
+    assert_eq!(text.matches(told).count(), 1, "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_target_without_a_next_hop_takes_no_flows_and_says_why() -> Result<()> {
     let _alone = require::alone();
     let bed = Testbed::not_all_up(Shape::SameLink, 0, |config| {

@@ -128,6 +128,7 @@ impl Engine {
         stop: CancellationToken,
     ) {
         let mut net = self.watch.subscribe();
+        let mut links = self.links(&net.borrow());
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -142,6 +143,12 @@ impl Engine {
                     }
                     let state = net.borrow_and_update().clone();
                     self.network_changed(&state).await;
+                    // Without waiting for the next look: an interface that went took the program along.
+                    let now = self.links(&state);
+                    if now != links {
+                        links = now;
+                        self.look_after_host().await;
+                    }
                 }
                 Some(report) = reports.recv() => {
                     let Report { check, result, .. } = report;
@@ -233,6 +240,13 @@ impl Engine {
         self.handle(Event::Network(Arc::new(facts))).await;
     }
 
+    /// The index of each interface that is to carry the program, and whether it is up.
+    fn links(&self, state: &NetState) -> Vec<Option<(u32, bool)>> {
+        let link =
+            |name: &String| state.interface_named(name).map(|interface| (interface.index, interface.up));
+        self.interfaces().iter().map(link).collect()
+    }
+
     pub(super) async fn keep_vips(&mut self, again: bool) {
         let Some(interface) = self.interfaces().first().cloned() else { return };
         let state = self.watch.current();
@@ -291,12 +305,14 @@ impl Engine {
         if !self.core.is_sure() {
             reasons.push("a write to the kernel's maps failed and is being repaired".to_owned());
         }
-        for interface in self.interfaces() {
-            if !self.plane.attachments().iter().any(|attachment| attachment.interface == *interface) {
-                reasons.push(format!("interface {interface} does not carry the program"));
+        match self.failures.get("attach") {
+            Some(failure) => reasons.push(failure.clone()),
+            None => {
+                let carries = |name: &String| self.plane.attachments().iter().any(|a| a.interface == *name);
+                let without = self.interfaces().iter().filter(|name| !carries(name));
+                reasons.extend(without.map(|name| format!("interface {name} does not carry the program")));
             }
         }
-        reasons.extend(self.failures.get("attach").cloned());
         Readiness { ready: reasons.is_empty(), reasons }
     }
 }

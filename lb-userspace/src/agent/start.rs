@@ -266,7 +266,9 @@ impl Engine {
     }
 
     pub(super) fn all_warnings(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.failures.values().cloned().collect();
+        // Where the program is missing is a reason not to be ready, which is said beside the warnings.
+        let failures = self.failures.iter().filter(|(what, _)| **what != "attach");
+        let mut all: Vec<String> = failures.map(|(_, failure)| failure.clone()).collect();
         let others = [&self.warnings, &self.host_warnings, &self.checks.warnings, &self.vips.warnings]
             .into_iter()
             .flatten();

@@ -39,7 +39,13 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status { watch } => {
             let look = async || {
                 let status = lbctl.client.status().await?;
-                lbctl.rendered(watch, &status, |status| views::status(status, Timestamp::now()))
+                let (groups, targets) = match lbctl.format {
+                    Format::Table => (lbctl.client.groups().await?, lbctl.client.targets(None).await?),
+                    Format::Json | Format::Yaml => (Vec::new(), Vec::new()),
+                };
+                lbctl.rendered(watch, &status, |status| {
+                    views::status(status, &groups, &targets, Timestamp::now())
+                })
             };
             watch::show(watch, lbctl.format, look).await
         }

@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use lb_userspace::api::{
     backend::BackendError,
-    types::{AdminState, EventKind, FlowState, FlowView, ServiceView, Status, TargetView},
+    types::{AdminState, EventKind, FlowState, FlowView, Readiness, ServiceView, Status, TargetView},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -86,7 +86,8 @@ revision    7, applied 2026-03-04 05:06:07 from /etc/portside/lb.yaml
 file        differs from the revision; apply it with `lbctl apply /etc/portside/lb.yaml`
 data plane  drifted, generation 3, epoch 9, abi 1
 drift       services: service web is missing (for 3h 1m)
-holds       2 services, 1 group, 1 of 3 targets up, 1,500 flows
+holds       2 services, 1 group, 1 of 3 targets take new flows, 1,500 flows
+down        web/c for 3h 1m: connection refused
 
 INTERFACE  XDP      WANTED             PROGRAM  TAG               NOTE
 eth0       generic  native-or-generic       77  0123456789abcdef  adopted; the driver has no native XDP
@@ -97,6 +98,53 @@ handshakes4      -   65,536     -         -
 
 warning: eth0 runs the program in generic mode
 ";
+
+#[tokio::test]
+async fn status_names_what_is_down_and_what_becomes_of_clients() {
+    let served = steady().await;
+    served.fake.change(|snapshot| {
+        snapshot.status.counts.targets_up = 0;
+        snapshot.groups[0].all_down = true;
+        snapshot.targets[0].takes_new_flows = false;
+        snapshot.targets[0].why_not = Some("no next hop: 10.0.1.1 does not answer".to_owned());
+    });
+    let text = run(&served.socket, &["status"]).await.out;
+    let expected = "\
+holds       2 services, 1 group, 0 of 3 targets take new flows, 1,500 flows
+all down    web: new flows are rejected (web, web6)
+down        web/a: no next hop: 10.0.1.1 does not answer
+down        web/c for 3h 1m: connection refused
+";
+    assert!(text.contains(expected), "{text}");
+    let coloured = run(&served.socket, &["status", "--color", "always"]).await.out;
+    assert!(coloured.contains("\x1b[31m0 of 3 targets take new flows\x1b[0m"), "{coloured:?}");
+    served.fake.change(|snapshot| {
+        snapshot.targets = (0..13)
+            .map(|number| TargetView { name: format!("c{number}"), ..snapshot.targets[2].clone() })
+            .collect();
+    });
+    let text = run(&served.socket, &["status"]).await.out;
+    assert!(text.contains("down        web/c9 for") && !text.contains("web/c10"), "{text}");
+    assert!(text.contains("            and 3 more: see `lbctl targets`\n"), "{text}");
+}
+
+#[tokio::test]
+async fn status_says_each_thing_once() {
+    let served = steady().await;
+    let reason = "the program is not on every interface: there is no interface eth0; correct `interfaces`";
+    served.fake.change(|snapshot| {
+        snapshot.status.readiness = Readiness { ready: false, reasons: vec![reason.to_owned()] };
+        let interface = &mut snapshot.status.interfaces[0];
+        interface.xdp_mode = None;
+        interface.program_id = None;
+        interface.program_tag = None;
+        interface.adopted = false;
+        interface.reason = Some(reason.to_owned());
+    });
+    let text = run(&served.socket, &["status"]).await.out;
+    assert_eq!(text.matches("there is no interface eth0").count(), 1, "{text}");
+    assert!(text.contains("eth0       not attached  native-or-generic        -  -\n"), "{text}");
+}
 
 #[tokio::test]
 async fn services_are_a_table() {

@@ -1,18 +1,29 @@
-//! The agent as a whole.
+//! The agent as a whole, and what is not as it should be.
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
 use crate::{
-    api::types::{DataPlaneState, InterfaceView, MapUsage, Status, XdpAttachMode, XdpModeWanted},
+    api::types::{
+        AdminState, DataPlaneState, GroupView, MapUsage, OnAllDown, Status, TargetView, Verdict,
+        XdpAttachMode, XdpModeWanted,
+    },
     cli::{
         table::{Table, Tone, or_dash},
         units::{bytes, count, duration, plural, share, since, time},
     },
 };
 
-pub(crate) fn status(status: &Status, now: Timestamp) -> String {
+/// Targets that are named; more are only counted.
+const NAMED: usize = 10;
+
+pub(crate) fn status(
+    status: &Status,
+    groups: &[GroupView],
+    targets: &[TargetView],
+    now: Timestamp,
+) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
@@ -26,10 +37,15 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
         let _ = writeln!(text, "  {}", Tone::Bad.paint(reason));
     }
     text.push('\n');
-    text.push_str(&summary(status, now));
+    let mut lines = summary(status, now);
+    lines.extend(groups.iter().filter(|group| group.all_down).map(|group| ("all down", all_down(group))));
+    lines.extend(down(targets, now));
+    for (name, told) in lines {
+        let _ = writeln!(text, "{name:<12}{told}");
+    }
     if !status.interfaces.is_empty() {
         text.push('\n');
-        text.push_str(&interfaces(&status.interfaces));
+        text.push_str(&interfaces(status));
     }
     if !status.maps.is_empty() {
         text.push('\n');
@@ -44,7 +60,7 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     text
 }
 
-fn summary(status: &Status, now: Timestamp) -> String {
+fn summary(status: &Status, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     lines.push((
         "revision",
@@ -80,22 +96,65 @@ fn summary(status: &Status, now: Timestamp) -> String {
         lines.push(("drift", Tone::Bad.paint(format!("{}: {} (for {age})", drift.map, drift.detail))));
     }
     let counts = &status.counts;
+    let taking =
+        format!("{} of {} take new flows", counts.targets_up, plural(counts.targets.into(), "target"));
     let held = [
         plural(counts.services.into(), "service"),
         plural(counts.groups.into(), "group"),
-        format!("{} of {} up", counts.targets_up, plural(counts.targets.into(), "target")),
+        match counts.targets_up {
+            up if up == counts.targets => taking,
+            0 => Tone::Bad.paint(taking),
+            _ => Tone::Warning.paint(taking),
+        },
         plural(counts.active_flows, "flow"),
     ];
     lines.push(("holds", held.join(", ")));
-    lines.iter().fold(String::new(), |mut text, (name, told)| {
-        let _ = writeln!(text, "{name:<12}{told}");
-        text
-    })
+    lines
 }
 
-fn interfaces(interfaces: &[InterfaceView]) -> String {
+/// What becomes of the clients of a group without a target that takes new flows.
+fn all_down(group: &GroupView) -> String {
+    let clients = match group.on_all_down {
+        OnAllDown::Reject => "new flows are rejected",
+        OnAllDown::Drop => "new flows are dropped, their clients get no answer",
+        OnAllDown::Open => "new flows go to its targets as if they were up",
+    };
+    let services = match group.services.as_slice() {
+        [] => "no service".to_owned(),
+        services => services.join(", "),
+    };
+    format!("{}: {clients} ({services})", Tone::Bad.paint(&group.name))
+}
+
+/// Targets that take no new flows although nobody took them out.
+fn down(targets: &[TargetView], now: Timestamp) -> Vec<(&'static str, String)> {
+    let meant: Vec<&TargetView> = targets
+        .iter()
+        .filter(|target| target.admin.state == AdminState::Ready && !target.takes_new_flows)
+        .collect();
+    let mut lines: Vec<_> = meant
+        .iter()
+        .take(NAMED)
+        .map(|target| {
+            let name = Tone::Bad.paint(format!("{}/{}", target.group, target.name));
+            match (&target.why_not, target.health.verdict) {
+                (Some(why), Verdict::Up) => ("down", format!("{name}: {why}")),
+                _ => {
+                    let age = since(target.health.since, now);
+                    ("down", format!("{name} for {age}: {}", target.health.reason))
+                }
+            }
+        })
+        .collect();
+    if let Some(more) = meant.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        lines.push(("", format!("and {more} more: see `lbctl targets`")));
+    }
+    lines
+}
+
+fn interfaces(status: &Status) -> String {
     let mut table = Table::new(&["INTERFACE", "XDP", "WANTED", "#PROGRAM", "TAG", "NOTE"]);
-    for interface in interfaces {
+    for interface in &status.interfaces {
         let mode = match interface.xdp_mode {
             Some(XdpAttachMode::Native) => Tone::Good.paint("native"),
             Some(XdpAttachMode::Generic) => Tone::Warning.paint("generic"),
@@ -107,7 +166,13 @@ fn interfaces(interfaces: &[InterfaceView]) -> String {
             XdpModeWanted::Generic => "generic",
         };
         let adopted = interface.adopted.then_some("adopted");
-        let notes: Vec<&str> = adopted.into_iter().chain(interface.reason.as_deref()).collect();
+        // What is a reason or a warning already is not said again.
+        let said = |reason: &&str| {
+            let known = status.readiness.reasons.iter().chain(&status.warnings);
+            known.into_iter().any(|known| known.contains(*reason))
+        };
+        let reason = interface.reason.as_deref().filter(|reason| !said(reason));
+        let notes: Vec<&str> = adopted.into_iter().chain(reason).collect();
         table.row([
             interface.name.clone(),
             mode,
