@@ -11,6 +11,7 @@ use lb_userspace::{
     agent::{self, AgentError, Options, UnloadOptions},
     config::{self, state::read_text},
     dataplane::kernel::{DEFAULT_PIN_DIR, PACKET_LOG_TARGET, PacketLogLevel},
+    words::plural,
 };
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -21,13 +22,13 @@ const DEFAULT_SOCKET: &str = "/run/portside/lbd.sock";
 ///
 /// Stopping it leaves the data plane at work; `lbd unload` removes it.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(name = "lbd", version, after_help = EXIT_CODES)]
 struct Cli {
     /// How log lines are written, to standard error.
-    #[arg(long, value_enum, default_value_t, global = true, env = "LBD_LOG_FORMAT")]
+    #[arg(long, value_enum, default_value_t, global = true, env = "PORTSIDE_LOG_FORMAT")]
     log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,lb_userspace::net=debug`.
-    #[arg(long, default_value = "info", global = true, env = "LBD_LOG")]
+    #[arg(long, default_value = "info", global = true, env = "PORTSIDE_LOG")]
     log: String,
     #[command(subcommand)]
     command: Command,
@@ -62,13 +63,13 @@ enum Command {
 #[derive(Debug, Args)]
 struct RunArgs {
     /// The configuration file: seeds the first start; later starts use the accepted revision.
-    #[arg(long, value_name = "FILE", env = "LBD_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "PORTSIDE_CONFIG")]
     config: Option<PathBuf>,
     /// The interface that carries the program, in place of the configured ones.
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
     /// The API's socket.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "LBD_SOCKET")]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "PORTSIDE_SOCKET")]
     socket: PathBuf,
     /// How much the program logs of single packets.
     #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
@@ -80,10 +81,10 @@ struct RunArgs {
 #[derive(Debug, Args)]
 struct Folders {
     /// Where revisions and target states are kept.
-    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_STATE_DIR, env = "LBD_STATE_DIR")]
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_STATE_DIR, env = "PORTSIDE_STATE_DIR")]
     state_dir: PathBuf,
     /// Where programs, maps and links are pinned, on a BPF file system.
-    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_PIN_DIR, env = "LBD_PIN_DIR")]
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_PIN_DIR, env = "PORTSIDE_PIN_DIR")]
     pin_dir: PathBuf,
 }
 
@@ -201,9 +202,10 @@ fn check(file: &Path) -> ExitCode {
             let config::Config { services, groups, .. } = &checked.config;
             let targets: usize = groups.iter().map(|group| group.targets.len()).sum();
             print(&format!(
-                "{name} is sound: {} services, {} groups, {targets} targets",
-                services.len(),
-                groups.len()
+                "{name} is sound: {}, {}, {}",
+                plural(services.len() as u64, "service"),
+                plural(groups.len() as u64, "group"),
+                plural(targets as u64, "target")
             ))
         }
         Err(faults) => say(&faults.to_string(), 4),
@@ -295,5 +297,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+        let version = Cli::try_parse_from(["lbd", "-V"]).unwrap_err().to_string();
+        assert_eq!(version, format!("lbd {}\n", env!("CARGO_PKG_VERSION")));
     }
 }
