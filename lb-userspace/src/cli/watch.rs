@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use super::{
     args::{Format, Watch},
     error::Failure,
-    output::print,
+    output::{print, remark},
     table::Tone,
     units,
 };
+use crate::api::client::ClientError;
 
 /// Clears from the top of the screen to its end.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -32,12 +33,25 @@ pub(crate) async fn show(
     let screen = format == Format::Table && io::stdout().is_terminal();
     loop {
         print(&if screen { framed(&text, interval) } else { text })?;
-        tokio::time::sleep(interval).await;
-        text = match look().await {
-            Ok(text) if screen || format != Format::Table => text,
-            Ok(text) => format!("\n{text}"),
-            Err(Failure::Client(error)) if screen => format!("{}\n", Tone::Bad.paint(error.to_string())),
-            Err(failure) => return Err(failure),
+        let mut told = false;
+        text = loop {
+            tokio::time::sleep(interval).await;
+            match look().await {
+                Ok(text) if screen || format != Format::Table => break text,
+                Ok(text) => break format!("\n{text}"),
+                Err(Failure::Client(error)) if screen => {
+                    break format!("{}\n", Tone::Bad.paint(error.to_string()));
+                }
+                Err(Failure::Client(
+                    error @ (ClientError::Unreachable { .. } | ClientError::Timeout { .. }),
+                )) => {
+                    if !told {
+                        remark(&format!("{error}; trying again"));
+                        told = true;
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
         };
     }
 }

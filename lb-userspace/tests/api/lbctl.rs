@@ -477,6 +477,26 @@ async fn a_watch_shows_it_again() {
 }
 
 #[tokio::test]
+async fn a_watch_that_is_piped_outlives_a_restart() {
+    let mut served = serve().await;
+    let mut child = lbctl(&served.socket, &["services", "--watch=0.1", "-o", "json"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut remarks = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().is_some());
+    served.stop().await;
+    let remark = tokio::time::timeout(PATIENCE, remarks.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(remark.ends_with("; trying again"), "{remark}");
+    served.start_again().await;
+    served.fake.change(|snapshot| snapshot.services.truncate(1));
+    loop {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        if serde_json::from_str::<Vec<ServiceView>>(&line).unwrap().len() == 1 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reader_that_has_seen_enough_is_no_error() {
     let served = serve().await;
     let mut child = lbctl(&served.socket, &["services", "--watch=0.1"]).spawn().unwrap();
