@@ -144,10 +144,11 @@ pub enum Command {
         /// The target.
         #[arg(value_name = "GROUP/TARGET")]
         target: TargetName,
-        /// How long its flows may last: seconds, or such as 5m (default: the group's drain_deadline).
+        /// How long its flows may last before they are ended: seconds, or such as 5m (default: the group's
+        /// drain_deadline).
         #[arg(long, value_name = "TIME", value_parser = duration)]
         deadline: Option<Duration>,
-        /// Return once no flow is left.
+        /// Return once no flow is left; those that are left at the deadline are ended then.
         #[arg(long)]
         wait: bool,
     },

@@ -20,8 +20,8 @@ use crate::api::{
     client::{Address, Client, ClientError},
     server::MAX_CONFIGURATION_BYTES,
     types::{
-        AdminState, FlowQuery, FlowState, FlowView, FlowsPage, HealthHistory, TargetState, TargetStateChange,
-        TargetView, Version,
+        AdminState, EventKind, FlowQuery, FlowState, FlowView, FlowsPage, HealthHistory, TargetState,
+        TargetStateChange, TargetView, Version,
     },
 };
 
@@ -246,11 +246,21 @@ impl Lbctl {
         }
         match target.admin.state {
             AdminState::Drained if wait && self.format == Format::Table => {
-                print(&format!("{shown} is drained\n"))
+                let how = self.how_drained(&shown, target.admin.since).await?;
+                print(&format!("{shown} is {how}\n"))
             }
             AdminState::Draining | AdminState::Drained => Ok(()),
             other => Err(Failure::Waited(format!("{shown} was made {other} meanwhile"))),
         }
+    }
+
+    /// How a target's drain has ended, as the agent told it.
+    async fn how_drained(&self, target: &str, since: Timestamp) -> Result<String, Failure> {
+        let events = self.client.events(None).await?;
+        let told = events.into_iter().rev().find(|event| {
+            event.kind == EventKind::TargetDrained && event.subject == target && event.at >= since
+        });
+        Ok(told.map_or_else(|| AdminState::Drained.to_string(), |event| event.message))
     }
 
     async fn version(&self) -> Result<(), Failure> {

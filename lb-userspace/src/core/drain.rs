@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Unit};
 
 use super::{
     event::Command,
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::types::{EventKind, TargetState as Wanted},
     config::model::Config,
+    words::plural,
 };
 
 /// Time after which the counters have seen all flows that were admitted before: a handshake that was under way is
@@ -63,7 +64,8 @@ impl Core {
             Admin::Maintenance { .. } => "maintenance: no new flows, no checks".to_owned(),
             Admin::Drain { deadline, .. } => {
                 let flows = active(self.target_counters(&state));
-                format!("draining: no new flows; {flows} left, until {deadline} at the latest")
+                let until = deadline.round(Unit::Second).unwrap_or(deadline);
+                format!("draining: no new flows; {} left, until {until} at the latest", plural(flows, "flow"))
             }
         };
         self.groups[g].targets[t] = state;
@@ -127,7 +129,9 @@ impl Core {
                 any = true;
                 let message = match end {
                     DrainEnd::Empty => "drained: no flow is left".to_owned(),
-                    DrainEnd::Deadline => format!("drained: the deadline passed, {flows} flows are ended"),
+                    DrainEnd::Deadline => {
+                        format!("drained: the deadline passed, {} ended", plural(flows, "flow"))
+                    }
                 };
                 let subject = format!("{}/{}", group.name, target.config.name);
                 out.push(notify(EventKind::TargetDrained, subject, message));

@@ -435,11 +435,18 @@ async fn drain_waits_for_the_last_flow() {
             snapshot.targets[0].admin.remaining_flows = Some(1);
         });
         tokio::time::sleep(Duration::from_millis(700)).await;
+        if state == AdminState::Drained {
+            let told = "drained: the deadline passed, 1 flow ended";
+            served.fake.happen(EventKind::TargetDrained, "web/a", told);
+        }
         served.fake.change(|snapshot| snapshot.targets[0].admin.state = state);
     };
     set(AdminState::Drained).await;
     let ran = waiting.await.unwrap();
-    assert_prints(&ran, "web/a is draining: 4 flows left\nweb/a is drained\n");
+    assert_prints(
+        &ran,
+        "web/a is draining: 4 flows left\nweb/a is drained: the deadline passed, 1 flow ended\n",
+    );
     let waiting = tokio::spawn(ended(lbctl(&served.socket, &args[..3]).spawn().unwrap()));
     set(AdminState::Ready).await;
     let ran = waiting.await.unwrap();

@@ -203,7 +203,14 @@ fn a_drain_ends_at_its_deadline() {
     let row = world.row(1) as usize;
     world.counters.targets[row].opened = 5;
     world.count();
+    world.pass(Duration::from_millis(1234));
     set(&mut world, 1, Wanted::Drain);
+    let begun = world.notices.iter().find(|notice| notice.message.starts_with("draining")).unwrap();
+    assert!(
+        begun.message.contains("5 flows left, until ") && !begun.message.contains('.'),
+        "{}",
+        begun.message
+    );
     world.pass(Duration::from_secs(200));
     world.count();
     // The deadline is a moment of the clock on the wall: it passes while the agent is dead, too.
@@ -212,10 +219,7 @@ fn a_drain_ends_at_its_deadline() {
     world.count();
     assert_eq!(world.kernel.targets[&(row as u32)].flags, END_TCP | END_UDP);
     assert!(
-        world
-            .notices
-            .iter()
-            .any(|notice| notice.message == "drained: the deadline passed, 5 flows are ended")
+        world.notices.iter().any(|notice| notice.message == "drained: the deadline passed, 5 flows ended")
     );
     assert!(!world.shares().contains_key(&1));
 }
