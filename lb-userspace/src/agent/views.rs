@@ -104,7 +104,7 @@ impl Engine {
     fn view_health(&self, target: &TargetState) -> HealthView {
         let Some(health) = &target.health else {
             let (verdict, reason) = match target.admin {
-                Admin::Maintenance { .. } => (Verdict::Checking, "not checked in maintenance"),
+                Admin::Maintenance { .. } => (Verdict::Unchecked, "not checked in maintenance"),
                 _ => (Verdict::Up, "the group has no check"),
             };
             return HealthView {

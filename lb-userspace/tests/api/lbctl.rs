@@ -5,7 +5,9 @@ use std::{path::Path, process::Stdio, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use lb_userspace::api::{
     backend::BackendError,
-    types::{AdminState, EventKind, FlowState, FlowView, Readiness, ServiceView, Status, TargetView},
+    types::{
+        AdminState, EventKind, FlowState, FlowView, Readiness, ServiceView, Status, TargetView, Verdict,
+    },
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -205,6 +207,17 @@ VERDICT SINCE        FROM      TO    REASON
 CHECKED              RESULT  TOOK  REASON
 2026-03-04 05:06:07  failed  12ms  connection refused
 ";
+
+#[tokio::test]
+async fn a_target_in_maintenance_is_not_said_to_be_checked() {
+    let served = steady().await;
+    served.fake.change(|snapshot| {
+        snapshot.targets[0].health.verdict = Verdict::Unchecked;
+        snapshot.targets[0].admin.state = AdminState::Maintenance;
+    });
+    let text = run(&served.socket, &["targets", "web/a"]).await.out;
+    assert!(text.contains("health      not checked\nstate       maintenance\n"), "{text}");
+}
 
 #[tokio::test]
 async fn flows_are_a_table() {

@@ -55,6 +55,8 @@ pub enum Verdict {
     Down,
     /// It has not been checked enough to tell; it is not up yet.
     Checking,
+    /// It is in maintenance, where nothing is checked.
+    Unchecked,
 }
 
 /// A target's health now.

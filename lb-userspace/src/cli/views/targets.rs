@@ -66,7 +66,10 @@ pub(crate) fn target(target: &TargetView, history: &HealthHistory, now: Timestam
         ("weight", target.weight.to_string()),
         (
             "health",
-            format!("{} for {}: {}", verdict(health.verdict), since(health.since, now), health.reason),
+            match health.verdict {
+                Verdict::Unchecked => verdict(health.verdict),
+                known => format!("{} for {}: {}", verdict(known), since(health.since, now), health.reason),
+            },
         ),
         ("state", admin(&target.admin, now)),
         ("new flows", takes(target)),
@@ -95,6 +98,7 @@ pub(crate) fn target(target: &TargetView, history: &HealthHistory, now: Timestam
 
 fn verdict(verdict: Verdict) -> String {
     match verdict {
+        Verdict::Unchecked => return Tone::Faint.paint("not checked"),
         Verdict::Up => Tone::Good,
         Verdict::Down => Tone::Bad,
         Verdict::Checking => Tone::Warning,
