@@ -80,7 +80,7 @@ impl Engine {
         }
         if dry_run || nothing_new {
             let revision = self.revision_view();
-            return Ok(ApplyResult { revision, dry_run, changes, warnings });
+            return Ok(ApplyResult { revision, dry_run, new_revision: false, changes, warnings });
         }
         self.put_in_force(config).await?;
         let stored = tokio::task::block_in_place(|| {
@@ -92,7 +92,7 @@ impl Engine {
         }
         self.warnings = said;
         self.check_host();
-        Ok(ApplyResult { revision: self.revision_view(), dry_run, changes, warnings })
+        Ok(ApplyResult { revision: self.revision_view(), dry_run, new_revision: true, changes, warnings })
     }
 
     /// Applies a checked configuration to kernel and host.

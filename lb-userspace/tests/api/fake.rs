@@ -208,7 +208,7 @@ impl Backend for Fake {
         Box::pin(async { Ok(ConfigView { revision: self.in_force(), text: self.state().text.clone() }) })
     }
 
-    /// Refuses every text with `fault` in it; any other that differs adds a service.
+    /// Refuses every text with `fault` in it; any other that differs adds a service, unless it has a comment.
     fn apply(&self, request: ApplyRequest) -> Answer<'_, ApplyResult> {
         Box::pin(async move {
             self.behave().await?;
@@ -220,15 +220,23 @@ impl Backend for Fake {
                 return Err(BackendError::Faults(faults()));
             }
             let mut state = self.state();
-            let changes = if request.text == state.text { Vec::new() } else { changes() };
+            let same = request.text == state.text;
+            let changes = if same || request.text.contains('#') { Vec::new() } else { changes() };
             let mut revision = current;
-            if !request.dry_run && !changes.is_empty() {
+            let new_revision = !request.dry_run && !same;
+            if new_revision {
                 revision = Revision { source: request.source, ..sample::revision(revision.number + 1) };
                 state.snapshot.status.revision = Some(revision.clone());
                 state.text = request.text;
             }
             let warnings = vec!["limits.flows takes effect when the maps are made anew".to_owned()];
-            Ok(ApplyResult { revision: Some(revision), dry_run: request.dry_run, changes, warnings })
+            Ok(ApplyResult {
+                revision: Some(revision),
+                dry_run: request.dry_run,
+                new_revision,
+                changes,
+                warnings,
+            })
         })
     }
 

@@ -416,6 +416,9 @@ async fn apply_shows_what_changes() {
     assert_eq!(served.fake.in_force().source, file);
     let again = run(&served.socket, &["apply", &file]).await.out;
     assert!(again.ends_with("nothing to change; revision 8 is in force\n"), "{again}");
+    std::fs::write(&path, "interfaces: [eth1] # a comment\n").unwrap();
+    let noted = run(&served.socket, &["apply", &file]).await.out;
+    assert!(noted.ends_with("only the text is another; revision 9 is in force\n"), "{noted}");
 }
 
 #[tokio::test]

@@ -124,6 +124,7 @@ impl Backend for Agent {
             Ok(checked) => Ok(ApplyResult {
                 revision: None,
                 dry_run: request.dry_run,
+                new_revision: false,
                 changes: Vec::new(),
                 warnings: checked.warnings.iter().map(ToString::to_string).collect(),
             }),

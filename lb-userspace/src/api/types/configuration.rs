@@ -25,6 +25,9 @@ pub struct ApplyResult {
     pub revision: Option<Revision>,
     /// Whether it was only checked and compared.
     pub dry_run: bool,
+    /// Whether it made the revision in force, be it that only its text is another.
+    #[serde(default)]
+    pub new_revision: bool,
     /// What differs from the revision before; empty when nothing does.
     pub changes: Vec<ResourceChange>,
     /// What an operator should know of, in whole sentences.

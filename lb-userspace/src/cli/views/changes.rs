@@ -32,6 +32,7 @@ pub(crate) fn applied(result: &ApplyResult) -> String {
     );
     let changes = plural(result.changes.len() as u64, "change");
     let _ = match (result.changes.is_empty(), result.dry_run) {
+        (true, _) if result.new_revision => writeln!(text, "only the text is another; {revision}"),
         (true, _) => writeln!(text, "nothing to change; {revision}"),
         (false, true) => writeln!(text, "{changes} to make, none made; {revision}"),
         (false, false) => writeln!(text, "{changes} made; {revision}"),
