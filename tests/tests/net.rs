@@ -326,7 +326,7 @@ fn a_vip_is_put_found_again_and_removed_and_the_operators_stays() {
 }
 
 #[test]
-fn a_look_at_many_vips_takes_little_longer_than_reading_the_addresses_once() {
+fn many_vips_are_put_at_once_found_again_and_removed() {
     with_network(async |_peer| {
         let vips = Vips::open().unwrap();
         let ifindex = interface_facts(HOST).await.unwrap().interface.index;
@@ -336,22 +336,16 @@ fn a_look_at_many_vips_takes_little_longer_than_reading_the_addresses_once() {
                 [IpAddr::from(v4), format!("2001:db8:32::{:x}", 0x100 + i).parse().unwrap()]
             })
             .collect();
-        let mut looks = Vec::new();
         for expected in [Placement::Added, Placement::AlreadyOurs] {
-            let began = Instant::now();
             let now = vips.addresses().await.unwrap();
             let placements = vips.put_all(&now, ifindex, &many).await.unwrap();
-            looks.push(began.elapsed());
             assert_eq!(placements.len(), many.len());
             for (address, placement) in placements {
                 assert_eq!(placement.unwrap(), expected, "{address}");
             }
         }
-        let began = Instant::now();
         let ours = vips.ours().await.unwrap();
-        let reading = began.elapsed();
         assert_eq!(ours.len(), many.len());
-        assert!(looks[1] < 20 * reading, "{looks:?}, reading takes {reading:?}");
         for vip in ours {
             assert!(vips.remove_ours(vip).await.unwrap());
             assert!(!vips.remove_ours(vip).await.unwrap());
@@ -550,13 +544,15 @@ fn the_hosts_own_ports_in_the_range_are_named() {
         let _udp = UdpSocket::bind("127.0.0.1:20001").unwrap();
         let _tcp = std::net::TcpListener::bind("[::]:20002").unwrap();
         let _outside = std::net::TcpListener::bind("0.0.0.0:19999").unwrap();
-        let both = "source ports 20000-33000 are in use by the host: tcp [::]:20002, udp 127.0.0.1:20001";
+        let both = "source ports 20000-33000 are in use by the host: tcp [::]:20002, udp 127.0.0.1:20001; \
+                    stop what uses them, or choose others";
         assert_eq!(faults(&[]), [ephemeral, both]);
-        let wildcard = "source ports 20000-33000 are in use by the host: tcp [::]:20002";
+        let wildcard = "source ports 20000-33000 are in use by the host: tcp [::]:20002; stop what uses them, or choose \
+                        others";
         assert_eq!(faults(&[ip("10.9.0.1")]), [ephemeral, wildcard]);
         let many: Vec<_> =
             (21_000..21_020).map(|port| UdpSocket::bind(("10.9.0.1", port)).unwrap()).collect();
         let fault = ports::faults(&range, &[ip("10.9.0.1")]).unwrap().pop().unwrap().to_string();
-        assert!(fault.ends_with("udp 10.9.0.1:21006 and 13 more"), "{fault} with {}", many.len());
+        assert!(fault.contains("udp 10.9.0.1:21006 and 13 more; stop"), "{fault} with {}", many.len());
     });
 }

@@ -82,7 +82,7 @@ fn group(old: &TargetGroup, new: &TargetGroup) -> Vec<String> {
     if old.on_target_down != new.on_target_down {
         parts.push("on_target_down".to_owned());
     }
-    from_to(&mut parts, "on_all_down ", &format!("{:?}", old.on_all_down), &format!("{:?}", new.on_all_down));
+    from_to(&mut parts, "on_all_down ", &old.on_all_down.to_string(), &new.on_all_down.to_string());
     from_to(
         &mut parts,
         "drain_deadline ",
@@ -167,7 +167,7 @@ groups: [{name: web, targets: [{name: a, address: 10.0.0.11, port: 8080}, {name:
             (
                 "groups: [{name: web,",
                 "groups: [{name: web, on_all_down: drop,",
-                "changed group web on_all_down Reject → Drop",
+                "changed group web on_all_down reject → drop",
             ),
         ];
         for (from, to, expected) in cases {

@@ -35,7 +35,9 @@ pub async fn unload(options: &UnloadOptions) -> Result<Vec<String>, AgentError> 
     let vips = Vips::open()?;
     for vip in vips.ours().await? {
         if vips.remove_ours(vip).await? {
-            done.push(format!("took VIP {} off interface {}", vip.address, vip.ifindex));
+            let interface = nix::net::if_::if_indextoname(vip.ifindex)
+                .map_or_else(|_| vip.ifindex.to_string(), |name| name.to_string_lossy().into_owned());
+            done.push(format!("took VIP {} off {interface}", vip.address));
         }
     }
     let unloaded = tokio::task::block_in_place(|| kernel::unload(&options.pin_dir))?;

@@ -197,8 +197,11 @@ pub enum EstablishedFlows {
 }
 
 /// What becomes of a new flow when no target of the group can take it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema, strum::Display,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum OnAllDown {
     /// Answered: TCP with a reset, UDP with port unreachable.
     Reject,

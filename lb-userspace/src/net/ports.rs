@@ -83,7 +83,11 @@ pub enum PortFault {
         overlap: RangeInclusive<u16>,
     },
     /// Sockets of the host have ports of the range.
-    #[error("source ports {} are in use by the host: {}", show(range), list(sockets, *total))]
+    #[error(
+        "source ports {} are in use by the host: {}; stop what uses them, or choose others",
+        show(range),
+        list(sockets, *total)
+    )]
     InUse {
         /// The range asked about.
         range: RangeInclusive<u16>,
