@@ -28,7 +28,7 @@ pub fn candidates<A: Ip>(control: &Control) -> u32 {
 
 /// Whether the slot's handshake is older than such a one may be.
 #[inline(always)]
-fn stale<A: Ip>(control: &Control, now: u32, slot: &Handshake<A>) -> bool {
+pub fn stale<A: Ip>(control: &Control, now: u32, slot: &Handshake<A>) -> bool {
     let lifetime = if slot.protocol == TCP { control.tcp_handshake } else { control.udp_unanswered };
     now.wrapping_sub(slot.seen) > lifetime
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use lb_common::{
-    abi::{Counters, map},
+    abi::{Control, Counters, TCP, UDP, handshake_state, map},
     verdict::Verdict,
 };
 use lb_userspace::dataplane::{
@@ -180,6 +180,20 @@ fn usage_names_what_can_fill_up() -> Result<()> {
     assert_eq!(used(map::TABLES), Some((1, 16)));
     assert_eq!(used(map::ROUTES[0]), Some((1, 16)));
     assert!(usage.iter().all(|usage| usage.bytes > 0 || usage.used == 0), "{usage:?}");
+    Ok(())
+}
+
+#[test]
+fn a_handshake_that_has_expired_takes_no_room() -> Result<()> {
+    let setup = Setup::new()?;
+    let mut dataplane = setup.start()?;
+    let timeouts = Control { tcp_handshake: u32::MAX, udp_unanswered: 0, ..control(0) };
+    dataplane.write(&[Write::Control(timeouts)])?;
+    setup.insert_handshake(3, TCP, handshake_state::SYN_SENT)?;
+    setup.insert_handshake(4, UDP, handshake_state::UDP_UNANSWERED)?;
+    let usage = dataplane.usage()?;
+    let used = usage.iter().find(|usage| usage.name == map::HANDSHAKES[0]).map(|usage| usage.used);
+    assert_eq!(used, Some(1));
     Ok(())
 }
 

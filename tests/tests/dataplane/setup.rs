@@ -3,13 +3,14 @@
 use std::{
     borrow::Cow,
     fs,
+    mem::offset_of,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, ensure};
 use lb_common::{
-    abi::{Control, Flow, FlowKey, cursor, flow_flags, map},
+    abi::{Control, Flow, FlowKey, Handshake, cursor, flow_flags, map},
     addr::{Port, V4},
 };
 use lb_tests::{guard::Guard, netns::NetNs, require};
@@ -145,6 +146,22 @@ impl Setup {
         let entries = cursors.get(&cursor::FLOWS4, 0)?;
         cursors.set(cursor::FLOWS4, entries + 2, 0)?;
         Ok(())
+    }
+}
+
+impl Setup {
+    /// Puts an unfinished handshake, begun when the machine was, into a slot as the program would.
+    pub(crate) fn insert_handshake(&self, slot: u32, protocol: u32, state: u32) -> Result<()> {
+        const SIZE: usize = size_of::<Handshake<V4>>();
+        let mut handshakes: aya::maps::Array<_, [u8; SIZE]> =
+            aya::maps::Map::Array(self.map(map::HANDSHAKES[0])?).try_into()?;
+        let mut bytes = [0; SIZE];
+        for (place, value) in
+            [(offset_of!(Handshake<V4>, state), state), (offset_of!(Handshake<V4>, protocol), protocol)]
+        {
+            bytes[place..place + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        Ok(handshakes.set(slot, bytes, 0)?)
     }
 }
 

@@ -3,9 +3,10 @@
 use lb_common::{
     abi::{Counters, Handshake, Target, cursor, handshake_state, map},
     addr::{V4, V6},
+    pipeline::handshake::stale,
 };
 
-use super::{KernelDataPlane, family::Family, map::Plain};
+use super::{KernelDataPlane, family::Family, flows::now, map::Plain};
 use crate::dataplane::{CounterSnapshot, MapUsage, WriteError};
 
 impl KernelDataPlane {
@@ -81,12 +82,15 @@ impl KernelDataPlane {
         }
     }
 
+    /// Slots with a handshake that is still waited for; one that has expired is as good as free.
     fn handshakes<A: Family>(&self) -> Result<u64, WriteError> {
+        let (control, now) = (self.read_control()?, now()?);
         let map = self.map(map::HANDSHAKES[A::INDEX])?;
         let (mut used, mut place) = (0, None);
         loop {
             let step = map.walk::<u32, Handshake<A>>(&mut place, super::map::BATCH)?;
-            let in_use = |slot: &Handshake<A>| slot.state != handshake_state::FREE;
+            let in_use =
+                |slot: &Handshake<A>| slot.state != handshake_state::FREE && !stale(&control, now, slot);
             used += step.elements.iter().filter(|(_, slot)| in_use(slot)).count() as u64;
             if step.done {
                 return Ok(used);

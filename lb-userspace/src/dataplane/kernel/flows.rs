@@ -186,7 +186,7 @@ fn older(a: u32, b: u32) -> u32 {
 }
 
 /// The program's clock.
-fn now() -> Result<u32, WriteError> {
+pub(super) fn now() -> Result<u32, WriteError> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| WriteError {
         what: "read the coarse monotonic clock".to_owned(),
         reason: error.to_string(),
