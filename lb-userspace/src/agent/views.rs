@@ -299,7 +299,7 @@ impl Engine {
             (true, true) => DataPlaneState::InSync,
             _ => DataPlaneState::Drifted,
         };
-        let flows = self.plane.flow_counts()?.iter().sum();
+        let held_flows = self.plane.flow_counts()?.iter().sum();
         Ok(Status {
             version: version(),
             node: nix::unistd::gethostname()
@@ -336,7 +336,8 @@ impl Engine {
                 groups: self.core.groups().count() as u32,
                 targets: self.core.groups().map(|(_, state)| state.targets.len() as u32).sum(),
                 targets_up: self.core.groups().map(|(_, state)| up(state)).sum(),
-                active_flows: flows,
+                active_flows: self.core.counters().targets.iter().map(|row| traffic(*row).active_flows).sum(),
+                held_flows,
             },
         })
     }

@@ -88,7 +88,7 @@ revision    7, applied 2026-03-04 05:06:07 from /etc/portside/lb.yaml
 file        differs from the revision; apply it with `lbctl apply /etc/portside/lb.yaml`
 data plane  drifted, generation 3, epoch 9, abi 1
 drift       services: service web is missing (for 3h 1m)
-holds       2 services, 1 group, 1 of 3 targets take new flows, 1,500 flows
+holds       2 services, 1 group, 1 of 3 targets take new flows, 1,500 active flows, 1,723 in the tables
 down        web/c for 3h 1m: connection refused
 
 INTERFACE  XDP      WANTED             PROGRAM  TAG               NOTE
@@ -112,7 +112,7 @@ async fn status_names_what_is_down_and_what_becomes_of_clients() {
     });
     let text = run(&served.socket, &["status"]).await.out;
     let expected = "\
-holds       2 services, 1 group, 0 of 3 targets take new flows, 1,500 flows
+holds       2 services, 1 group, 0 of 3 targets take new flows, 1,500 active flows, 1,723 in the tables
 all down    web: new flows are rejected (web, web6)
 down        web/a: no next hop: 10.0.1.1 does not answer
 down        web/c for 3h 1m: connection refused
@@ -156,9 +156,9 @@ async fn services_are_a_table() {
 }
 
 const SERVICES: &str = "\
-SERVICE  ADDRESS            STATE     GROUP   UP  ACTIVE      NEW  PACKETS IN   BYTES IN  PACKETS OUT  BYTES OUT
-web      tcp 10.0.0.10:80   degraded  web    1/3   1,500  123,456   1,234,567  117.7 MiB    1,234,567    1.7 GiB
-web6     tcp [fd00::10]:80  all down  web    1/3   1,500        0           7      700 B            7   10.3 KiB
+SERVICE  ADDRESS            STATE     GROUP  TAKING  ACTIVE      NEW  PACKETS IN   BYTES IN  PACKETS OUT  BYTES OUT
+web      tcp 10.0.0.10:80   degraded  web       1/3   1,500  123,456   1,234,567  117.7 MiB    1,234,567    1.7 GiB
+web6     tcp [fd00::10]:80  all down  web       1/3   1,500        0           7      700 B            7   10.3 KiB
 ";
 
 #[tokio::test]

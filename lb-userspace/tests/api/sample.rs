@@ -98,7 +98,14 @@ fn status() -> Status {
             MapUsage { name: "handshakes4".to_owned(), used: None, max: 65_536, memory_bytes: None },
         ],
         warnings: vec!["eth0 runs the program in generic mode".to_owned()],
-        counts: Counts { services: 2, groups: 1, targets: 3, targets_up: 1, active_flows: 1500 },
+        counts: Counts {
+            services: 2,
+            groups: 1,
+            targets: 3,
+            targets_up: 1,
+            active_flows: 1500,
+            held_flows: 1723,
+        },
     }
 }
 

@@ -193,8 +193,11 @@ pub struct Counts {
     pub groups: u32,
     /// Targets over all groups.
     pub targets: u32,
-    /// Targets that are up.
+    /// Targets that take new flows.
     pub targets_up: u32,
-    /// Flows in the kernel's tables.
+    /// Flows that are open.
     pub active_flows: u64,
+    /// Flows in the kernel's tables: those that are open, and those that are closed and whose source ports rest.
+    #[serde(default)]
+    pub held_flows: u64,
 }

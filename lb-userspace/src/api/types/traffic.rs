@@ -23,7 +23,7 @@ pub struct TrafficCounters {
     pub bytes_out: u64,
     /// Flows admitted.
     pub new_flows: u64,
-    /// Flows in the kernel's tables now.
+    /// Flows that are open now; a closed one whose source port rests is not counted.
     pub active_flows: u64,
 }
 

@@ -106,7 +106,8 @@ fn summary(status: &Status, now: Timestamp) -> Vec<(&'static str, String)> {
             0 => Tone::Bad.paint(taking),
             _ => Tone::Warning.paint(taking),
         },
-        plural(counts.active_flows, "flow"),
+        plural(counts.active_flows, "active flow"),
+        format!("{} in the tables", count(counts.held_flows)),
     ];
     lines.push(("holds", held.join(", ")));
     lines

@@ -16,7 +16,7 @@ pub(crate) fn services(services: &[ServiceView]) -> String {
         "ADDRESS",
         "STATE",
         "GROUP",
-        "#UP",
+        "#TAKING",
         "#ACTIVE",
         "#NEW",
         "#PACKETS IN",
