@@ -1,6 +1,6 @@
 //! Network namespaces as values that remove themselves, and ways to act inside them.
 //!
-//! Entering is by `setns` on a thread (or a child) of its own. `ip netns exec` is not used: it remounts `/sys` and so
+//! Entering is by `setns` on a thread (or a child) of its own. `ip netns exec` is not used for programs: it remounts `/sys` and so
 //! hides the BPF file system.
 
 use std::{
@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     future::Future,
     io,
+    num::NonZero,
     os::{fd::AsFd, unix::process::CommandExt},
     panic,
     path::{Path, PathBuf},
@@ -183,6 +184,19 @@ impl NetNs {
         let value = self.run(|| fs::read_to_string(&path))?;
         let value = value.with_context(|| format!("read {} in {}", path.display(), self.name))?;
         Ok(value.trim().to_owned())
+    }
+
+    /// Has an interface spread flows, not packets, over the processors, as a network card's queues do: by itself a veth pair
+    /// hands each packet to whatever processor its sender is on, and so overtakes, and lets two segments of a connection meet
+    /// in the receiving stack, which then may answer one with a reset.
+    pub fn spread_flows(&self, interface: &str) -> Result<()> {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get).min(32);
+        let mask = (1_u64 << processors) - 1;
+        // `ip` mounts the namespace's own /sys for the command.
+        let write = format!(
+            "for queue in /sys/class/net/{interface}/queues/rx-*; do echo {mask:x} > $queue/rps_cpus; done"
+        );
+        ip(&["netns", "exec", &self.name, "sh", "-ec", &write]).map(drop)
     }
 
     /// One of the kernel's network counters of this namespace, by the name that `nstat` gives it.

@@ -13,8 +13,6 @@
 use std::{
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::NonZero,
-    thread,
 };
 
 use anyhow::{Context, Result};
@@ -317,14 +315,6 @@ impl Link {
     }
 }
 
-/// Has interfaces made from now on spread flows, not packets, over the processors, as a network card's queues do: by itself
-/// a veth pair hands each packet to whatever processor its sender is on, and so overtakes and lets two segments of a
-/// connection meet in the receiving stack, which then may answer one with a reset.
-fn keep_order(ns: &NetNs) -> Result<()> {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get).min(32);
-    ns.sysctl("net.core.rps_default_mask", &format!("{:x}", (1_u64 << processors) - 1))
-}
-
 struct Switch {
     ns: NetNs,
     link: Link,
@@ -333,7 +323,6 @@ struct Switch {
 impl Switch {
     fn new(ns: NetNs, link: Link) -> Result<Self> {
         ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
-        keep_order(&ns)?;
         // Without snooping, neighbour discovery reaches everyone from the first packet on.
         ns.ip_batch("link add bridge0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set bridge0 up\n")?;
         Ok(Self { ns, link })
@@ -341,7 +330,6 @@ impl Switch {
 
     /// Joins `host` to the link: a veth pair, `port` on the bridge and `interface` in the host.
     fn plug(&self, host: &NetNs, port: &str, interface: &str, number: u8) -> Result<()> {
-        keep_order(host)?;
         for scope in ["all", "default"] {
             host.sysctl(&format!("net.ipv6.conf.{scope}.accept_dad"), "0")?;
         }
@@ -349,6 +337,8 @@ impl Switch {
         writeln!(lines, "link add {port} type veth peer name {interface} netns {}", host.name())?;
         writeln!(lines, "link set {port} master bridge0\nlink set {port} up")?;
         self.ns.ip_batch(&lines)?;
+        self.ns.spread_flows(port)?;
+        host.spread_flows(interface)?;
         // XDP sees frames as the sender's stack left them: checksums must be whole, not left to a device to fill in.
         host.exec("ethtool", &["-K", interface, "tx", "off"])?;
         host.ip_batch(&format!("link set {interface} up\n{}", self.link.address(interface, number)))
