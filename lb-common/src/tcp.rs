@@ -25,6 +25,13 @@ pub fn state(forward_flags: u32, reverse_flags: u32) -> State {
     }
 }
 
+/// Ticks from `since` to `now`: none if another processor, which read the clock later, has written `since` meanwhile.
+#[inline(always)]
+pub fn elapsed(now: u32, since: u32) -> u32 {
+    let ticks = now.wrapping_sub(since);
+    if ticks as i32 >= 0 { ticks } else { 0 }
+}
+
 /// Ticks that a flow lives after its last packet.
 #[inline(always)]
 pub fn lifetime(control: &Control, protocol: u32, state: State) -> u32 {
@@ -94,6 +101,11 @@ mod tests {
     fn a_reset_counts_from_what_was_acknowledged_on() {
         assert!(resets(1000, 1000) && resets(1000, 1000 + (1 << 20)) && resets(u32::MAX, 5));
         assert!(!resets(1000, 999) && !resets(1000, 1000 + (1 << 30)), "an older connection's, a guess");
+    }
+
+    #[test]
+    fn what_is_later_than_now_is_now() {
+        assert_eq!([elapsed(7, 5), elapsed(5, 5), elapsed(5, 6), elapsed(2, u32::MAX)], [2, 0, 0, 3]);
     }
 
     #[test]

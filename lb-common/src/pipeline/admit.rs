@@ -216,10 +216,15 @@ fn of_flow<'t, A: Ip, T: Tables<A>>(
     let Scratch { key, reverse, forward, .. } = scratch;
     let from_target = flow.flags & flow_flags::REVERSE != 0;
     *reverse = if from_target { *key } else { flow::twin_key(flow, key.protocol) };
-    let Some(entry) = tables.flow(reverse) else {
-        // Half a flow: another processor is taking it away.
-        tables.remove_flow(key);
-        return None;
+    let entry = match tables.flow(reverse) {
+        Some(entry) if from_target || reclaim::is_twin(entry, key) => entry,
+        // Another processor is taking the flow away, and may be putting the next one in its place.
+        _ if from_target => return Some(Found::Verdict(Verdict::DropContended)),
+        _ => {
+            // Half a flow, whose source port may be another's by now.
+            tables.remove_flow(key);
+            return None;
+        }
     };
     let (state, idle) = reclaim::standing(tables, now, reverse, forward, entry);
     let expired = idle > tcp::lifetime(control, key.protocol, state);

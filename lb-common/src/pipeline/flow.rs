@@ -33,7 +33,7 @@ pub fn needs_admission<A: Ip>(
         || flow.flags & flow_flags::ENDED != 0
         || (segment.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
             && flow.flags & flow_flags::REVERSE == 0)
-        || (protocol == UDP && now.wrapping_sub(flow.seen) > control.udp_established)
+        || (protocol == UDP && tcp::elapsed(now, flow.seen) > control.udp_established)
 }
 
 /// Sends the packet on along its flow. `twin` is room for the other direction's key.

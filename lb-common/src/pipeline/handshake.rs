@@ -30,7 +30,7 @@ pub fn candidates<A: Ip>(control: &Control) -> u32 {
 #[inline(always)]
 pub fn stale<A: Ip>(control: &Control, now: u32, slot: &Handshake<A>) -> bool {
     let lifetime = if slot.protocol == TCP { control.tcp_handshake } else { control.udp_unanswered };
-    now.wrapping_sub(slot.seen) > lifetime
+    tcp::elapsed(now, slot.seen) > lifetime
 }
 
 /// Whether the slot holds this client's handshake.
@@ -154,7 +154,7 @@ pub fn reserve<'t, A: Ip, T: Tables<A>>(
         }
         if !takes {
             let (rank, age) = match owner {
-                Owner::None => (rank::UNFINISHED, now.wrapping_sub(slot.seen)),
+                Owner::None => (rank::UNFINISHED, tcp::elapsed(now, slot.seen)),
                 Owner::Resting(idle) if !unfinished => (rank::RESTING, idle),
                 Owner::Resting(_) | Owner::Live => (rank::NONE, 0),
             };

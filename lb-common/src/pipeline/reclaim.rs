@@ -32,13 +32,10 @@ pub fn remove_pair<A: Ip, T: Tables<A>>(tables: &T, reverse_key: &FlowKey<A>, fo
     }
 }
 
-/// Whether a forward entry is the other direction of the flow at `reverse_key`, word by word rather than by a key in memory.
+/// Whether an entry is the other direction of the flow at `key`, word by word rather than by a key in memory.
 #[inline(always)]
-fn is_twin<A: Ip>(forward: &Flow<A>, reverse_key: &FlowKey<A>) -> bool {
-    forward.sport == reverse_key.dport
-        && forward.dport == reverse_key.sport
-        && forward.src == reverse_key.dst
-        && forward.dst == reverse_key.src
+pub fn is_twin<A: Ip>(entry: &Flow<A>, key: &FlowKey<A>) -> bool {
+    entry.sport == key.dport && entry.dport == key.sport && entry.src == key.dst && entry.dst == key.src
 }
 
 /// The state of the flow with this reverse entry, and the ticks since its last packet.
@@ -51,10 +48,10 @@ pub fn standing<A: Ip, T: Tables<A>>(
     reverse: &Flow<A>,
 ) -> (State, u32) {
     *forward_key = twin_key(reverse, reverse_key.protocol);
-    let idle = now.wrapping_sub(reverse.seen);
+    let idle = tcp::elapsed(now, reverse.seen);
     match tables.flow(forward_key) {
         Some(forward) if is_twin(forward, reverse_key) => {
-            (tcp::state(forward.flags, reverse.flags), idle.min(now.wrapping_sub(forward.seen)))
+            (tcp::state(forward.flags, reverse.flags), idle.min(tcp::elapsed(now, forward.seen)))
         }
         _ => (tcp::state(0, reverse.flags), idle),
     }

@@ -8,6 +8,8 @@ both!(
     a_syn_within_a_live_flow_stays_in_it,
     a_resting_port_is_taken_when_the_client_closed_first,
     a_port_that_the_target_rests_is_taken_only_by_a_syn_that_it_takes,
+    half_a_flow_takes_no_other_away,
+    what_another_processor_has_just_touched_is_not_old,
     a_reset_out_of_place_ends_no_flow,
     a_reset_out_of_place_ends_no_handshake,
 );
@@ -143,6 +145,47 @@ mod cases {
             world.wait(501);
             assert_eq!(world.sends(&second, syn), there, "after the rest");
             assert_eq!(world.flows(), (1, 1));
+        }
+    }
+
+    /// Its clock was read a tick later than ours.
+    pub(super) fn what_another_processor_has_just_touched_is_not_old<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        let mut world = World::<A>::new(1);
+        let (first, second) = (World::<A>::client(4000, 6), World::<A>::client(4001, 6));
+        let refused = Verdict::DropSnatExhausted;
+        let there = world.establish(&first);
+        world.memory.clock.set(world.memory.clock.get() - 1);
+        assert_eq!(world.send(&second, segment(SYN, 0, 0)).verdict, refused, "the flow lives");
+        reclaim::sweep::<A, _>(&world.memory, 16);
+        assert_eq!((world.flows(), world.entries()), ((1, 0), 2));
+        assert_eq!(world.sends(&first, segment(ACK, 1001, 5001)), there);
+
+        // With a second port, an unfinished handshake keeps its own.
+        let mut world = World::<A>::new(2);
+        let one = world.sends(&first, segment(SYN, 0, 0));
+        world.memory.clock.set(world.memory.clock.get() - 1);
+        assert_ne!(world.sends(&second, segment(SYN, 0, 0)), one);
+    }
+
+    pub(super) fn half_a_flow_takes_no_other_away<A: In>()
+    where
+        Memory: Tables<A> + Families<A>,
+    {
+        for epoch in [0, 1] {
+            let mut world = World::<A>::new(1);
+            let (first, second) = (World::<A>::client(4000, 6), World::<A>::client(4001, 6));
+            let there = world.establish(&first);
+            Tables::<A>::remove_flow(&world.memory, &there.reversed());
+            assert_eq!(world.establish(&second), there);
+            world.memory.control.epoch += epoch;
+            let came = world.send(&first, segment(SYN, 9000, 0));
+            assert_eq!(came.verdict, Verdict::DropSnatExhausted, "the port is another's");
+            assert!(world.entry(&first).is_none());
+            assert_eq!(world.sends(&second, segment(ACK, 1001, 5001)), there);
+            assert_eq!(world.sends(&there.reversed(), segment(ACK, 5001, 1001)), second.reversed());
         }
     }
 

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use lb_common::{
     abi::{Flow, FlowKey, TICK_SHIFT, flow_flags, map},
     addr::{V4, V6},
+    tcp,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -161,7 +162,7 @@ impl Walk<'_> {
 }
 
 fn record<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, reverse: &Flow<A>, now: u32) -> FlowRecord {
-    let since = |tick: u32| millis(now.wrapping_sub(tick));
+    let since = |tick: u32| millis(tcp::elapsed(now, tick));
     FlowRecord {
         protocol: key.protocol,
         client: (key.src.to_ip(), key.sport.get()),
