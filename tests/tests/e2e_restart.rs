@@ -50,6 +50,21 @@ fn let_run(loads: &[Running; 2], time: Duration) -> Result<()> {
     loads.iter().try_for_each(|load| load.let_run(Duration::ZERO))
 }
 
+/// Ends the loads, none of whose requests may have failed; each phase has its name and its end.
+fn finish(loads: [Running; 2], phases: [(&str, Duration); 3]) -> Result<[Report; 2]> {
+    let [v4, v6] = loads.map(Running::finish);
+    let (v4, v6) = (v4?, v6?);
+    eprintln!("IPv4: {v4}\nIPv6: {v6}");
+    let reports = [&v4, &v6];
+    let mut from = Duration::ZERO;
+    for (phase, to) in phases {
+        expect_no_failures(&reports, from, to, phase)?;
+        from = to;
+    }
+    reports.iter().try_for_each(|report| report.expect_no_failures())?;
+    Ok([v4, v6])
+}
+
 #[test]
 fn an_agent_killed_under_load_and_a_minute_without_cost_no_request() -> Result<()> {
     let _alone = require::alone();
@@ -64,14 +79,9 @@ fn an_agent_killed_under_load_and_a_minute_without_cost_no_request() -> Result<(
     let_run(&loads, Duration::from_secs(5))?;
     let ended = loads[0].elapsed();
 
-    let [v4, v6] = loads.map(Running::finish);
-    let (v4, v6) = (v4?, v6?);
-    eprintln!("IPv4: {v4}\nIPv6: {v6}");
-    let reports = [&v4, &v6];
-    expect_no_failures(&reports, Duration::ZERO, killed, "with the agent")?;
-    expect_no_failures(&reports, killed, restarted, "without the agent")?;
-    expect_no_failures(&reports, restarted, ended, "with the agent again")?;
-    reports.iter().try_for_each(|report| report.expect_no_failures())?;
+    let phases =
+        [("with the agent", killed), ("without the agent", restarted), ("with the agent again", ended)];
+    let [v4, _] = finish(loads, phases)?;
 
     // By now source ports were used again: no target still held one in TIME_WAIT and refused the SYN.
     for target in &bed.topology.targets {
@@ -117,14 +127,9 @@ fn an_upgrade_that_replaces_the_program_keeps_flows_and_costs_no_request() -> Re
     let_run(&loads, Duration::from_secs(10))?;
     let ended = loads[0].elapsed();
 
-    let [v4, v6] = loads.map(Running::finish);
-    let (v4, v6) = (v4?, v6?);
-    eprintln!("IPv4: {v4}\nIPv6: {v6}");
-    let reports = [&v4, &v6];
-    expect_no_failures(&reports, Duration::ZERO, begun, "before the upgrade")?;
-    expect_no_failures(&reports, begun, upgraded, "during the upgrade")?;
-    expect_no_failures(&reports, upgraded, ended, "after the upgrade")?;
-    reports.iter().try_for_each(|report| report.expect_no_failures())?;
+    let phases =
+        [("before the upgrade", begun), ("during the upgrade", upgraded), ("after the upgrade", ended)];
+    let [v4, _] = finish(loads, phases)?;
     for download in downloads {
         let got = download?.join()?.context("a download through the upgrade")?;
         assert_eq!(Some(got.digest), bed.servers.digest);
